@@ -1,0 +1,85 @@
+"""Pytrees whose leaves have names such as ``block1/conv/kernel``."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from bbo.types import PyTree, UsageError
+
+Selector = str | Callable[[str, Any], bool]
+"""A regular expression searched for in a leaf's name, or a function of its name and value."""
+
+
+def leaf_name(path: tuple) -> str:
+    """The name of a leaf from its key path: keys, indices and attributes joined by ``/``."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def names(tree: PyTree) -> list[str]:
+    """Names of all leaves, in the order of ``jax.tree.leaves``.
+
+    >>> names({"conv": {"kernel": 1, "bias": 2}})
+    ['conv/bias', 'conv/kernel']
+    """
+    return [leaf_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def flatten(tree: PyTree) -> dict[str, Any]:
+    """Leaves by name.
+
+    >>> flatten({"conv": {"kernel": 1}})
+    {'conv/kernel': 1}
+    """
+    return {leaf_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def map_named(function: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree:
+    """``jax.tree.map`` with the leaf's name as first argument of ``function``."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, *leaves: function(leaf_name(path), *leaves), tree, *rest
+    )
+
+
+def select(tree: PyTree, selector: Selector) -> PyTree:
+    """A tree of bools: which leaves the selector matches.
+
+    Args:
+      tree: any pytree.
+      selector: a regular expression, searched for in the name, or ``(name, leaf) -> bool``.
+
+    Raises:
+      UsageError: the expression is not valid, or nothing matches; the message lists the names.
+
+    >>> select({"conv": {"kernel": 1, "bias": 2}}, "kernel$")
+    {'conv': {'bias': False, 'kernel': True}}
+    """
+    if callable(selector):
+        matches = selector
+    else:
+        pattern = compile_pattern(selector)
+
+        def matches(name: str, _: Any) -> bool:
+            return pattern.search(name) is not None
+
+    selected = map_named(lambda name, leaf: bool(matches(name, leaf)), tree)
+    if not any(jax.tree.leaves(selected)):
+        found = names(tree)
+        listed = ", ".join(found[:8]) + (", ..." if len(found) > 8 else "")
+        raise UsageError(
+            f"no parameter is matched by {selector!r}; there are {len(found)} parameters: {listed}"
+        )
+    return selected
+
+
+def compile_pattern(pattern: str) -> re.Pattern:
+    """``re.compile`` whose error is a sentence.
+
+    Raises:
+      UsageError: the expression is not valid.
+    """
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise UsageError(f"{pattern!r} is not a regular expression: {error}") from None

@@ -1,0 +1,29 @@
+"""Names for the things every module passes around, and the one error meant for people."""
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+Array: TypeAlias = Any
+"""A ``jax.Array``, a tracer or a ``numpy.ndarray``."""
+
+PyTree: TypeAlias = Any
+"""Any nesting of containers that ``jax.tree`` understands."""
+
+Params: TypeAlias = PyTree
+"""Trainable arrays. Convolution kernels are HWIO: ``[kh, kw, in, out]``."""
+
+Masks: TypeAlias = PyTree
+"""A tree like ``Params``; each leaf is boolean, broadcasts to its parameter, and is True to keep."""
+
+Rng: TypeAlias = Any
+"""A new-style key of ``jax.random.key``."""
+
+Batch: TypeAlias = Mapping[str, Array]
+"""``image`` [n, h, w, c] float, ``label`` [n] int32, ``index`` [n] int32: position in the global batch."""
+
+
+class UsageError(ValueError):
+    """A mistake of the caller; the message says what was given, what is allowed and what to do.
+
+    Programs print the message alone and exit with status 2.
+    """
