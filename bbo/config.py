@@ -136,6 +136,9 @@ class NoiseConfig:
         "or whole filters within their layer",
         one_of=UNITS,
     )
+    activation_target_fraction: float = _setting(
+        1.0, "dropout, sparseout: only this weakest share of channel maps is perturbed, in (0, 1]"
+    )
     shakeout_c: float = _setting(0.1, "strength of shakeout's constant part, >= 0")
     noise_on: str = _setting(
         "", "regular expression on parameter names; empty: every spatial (not 1x1) convolution"
@@ -148,6 +151,7 @@ class NoiseConfig:
             rate=(lambda v: 0 < v < 1, "in (0, 1), for instance 0.3; no noise is --noise=none"),
             q=(lambda v: 0 < v <= 8, "in (0, 8]"),
             target_fraction=(lambda v: 0 < v <= 1, "in (0, 1]"),
+            activation_target_fraction=(lambda v: 0 < v <= 1, "in (0, 1]"),
             shakeout_c=(lambda v: v >= 0, ">= 0"),
         )
         _check_pattern("noise_on", self.noise_on)

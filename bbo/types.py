@@ -13,13 +13,13 @@ Params: TypeAlias = PyTree
 """Trainable arrays. Convolution kernels are HWIO: ``[kh, kw, in, out]``."""
 
 Masks: TypeAlias = PyTree
-"""A tree like ``Params``; each leaf is boolean, broadcasts to its parameter, and is True to keep."""
+"""A tree like ``Params``; each leaf is boolean, True to keep, and broadcasts to its parameter."""
 
 Rng: TypeAlias = Any
 """A new-style key of ``jax.random.key``."""
 
 Batch: TypeAlias = Mapping[str, Array]
-"""``image`` [n, h, w, c] float, ``label`` [n] int32, ``index`` [n] int32: position in the global batch."""
+"""``image`` [n, h, w, c], ``label`` [n] and ``index`` [n], the position in the global batch."""
 
 
 class UsageError(ValueError):
