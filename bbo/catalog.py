@@ -18,7 +18,7 @@ class DatasetInfo(NamedTuple):
 
 
 DATASETS = {
-    "digits": DatasetInfo((8, 8, 1), 10, (0.3053,), (0.3760,), 0, False),
+    "digits": DatasetInfo((8, 8, 1), 10, (0.3052,), (0.3757,), 0, False),
     "cifar10": DatasetInfo(
         (32, 32, 3), 10, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010), 4, True
     ),
@@ -45,3 +45,6 @@ CRITERIA = ("l2", "l1", "norm_scale", "taylor", "geometric_median", "random")
 RECOVERIES = ("none", "batch_norm")
 FILTER_CRITERIA = ("norm_scale", "geometric_median")
 """Criteria that exist for whole filters only."""
+
+QUIRKY_NORM_SCALES = {"vgg": r"_norm/scale$", "thin_resnet": r"shortcut_norm/scale$"}
+"""The BatchNorm scales, by network family, that the authors' program prunes by name accident."""

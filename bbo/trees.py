@@ -55,14 +55,7 @@ def select(tree: PyTree, selector: Selector) -> PyTree:
     >>> select({"conv": {"kernel": 1, "bias": 2}}, "kernel$")
     {'conv': {'bias': False, 'kernel': True}}
     """
-    if callable(selector):
-        matches = selector
-    else:
-        pattern = compile_pattern(selector)
-
-        def matches(name: str, _: Any) -> bool:
-            return pattern.search(name) is not None
-
+    matches = matcher(selector)
     selected = map_named(lambda name, leaf: bool(matches(name, leaf)), tree)
     if not any(jax.tree.leaves(selected)):
         found = names(tree)
@@ -71,6 +64,18 @@ def select(tree: PyTree, selector: Selector) -> PyTree:
             f"no parameter is matched by {selector!r}; there are {len(found)} parameters: {listed}"
         )
     return selected
+
+
+def matcher(selector: Selector) -> Callable[[str, Any], bool]:
+    """A selector as a function of name and leaf.
+
+    Raises:
+      UsageError: the expression is not valid.
+    """
+    if callable(selector):
+        return selector
+    pattern = compile_pattern(selector)
+    return lambda name, _: pattern.search(name) is not None
 
 
 def compile_pattern(pattern: str) -> re.Pattern:

@@ -27,3 +27,10 @@ class UsageError(ValueError):
 
     Programs print the message alone and exit with status 2.
     """
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on, through no mistake in a single setting; the message says why.
+
+    Programs print the message alone and exit with status 1.
+    """

@@ -1,56 +1,18 @@
-"""Noise: golden values of the authors' program, closed-form moments, gradients, selection."""
+"""Regularisers: closed-form moments, the penalty they stand for, and what they act on."""
 
-import json
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.test_util import check_grads
 
-from bbo import noise
+from bbo import noise, perturb
 from bbo.config import NoiseConfig
 from bbo.types import UsageError
 
 RATE = 0.3
 VARIANCE = RATE / (1 - RATE)
-
-
-def to_hwio(w):
-    return np.transpose(w, (2, 3, 1, 0)) if w.ndim == 4 else w.T
-
-
-def perturb_as_trained(w, keep, case):
-    """The transform of the pipeline with the recorded draw in place of a random one."""
-    rate, fraction = case["drop_rate"], case["target_fraction"]
-    if case["kind"] == "bridgeout":
-        xi = jnp.where(noise.weakest(w, fraction, "kernel"), noise.centred(keep, rate), 0.0)
-        return noise.bridgeout_perturb(w, xi, case["q"])
-    mask = jax.vmap(lambda x: noise.weakest_maps(x, fraction))(w)
-    return noise.drop(w, jnp.where(mask, noise.centred(keep, rate), 0.0))
-
-
-def test_golden(shared_dir):
-    cases = json.loads((shared_dir / "golden/noise.json").read_text())
-    arrays = np.load(shared_dir / "golden/noise.npz")
-    for number, case in enumerate(cases):
-        w, keep, upstream, out, grad = (
-            arrays[f"{number}/{name}"] for name in ("w", "keep", "upstream", "out", "grad")
-        )
-        if case["kind"] == "bridgeout":
-            layout = to_hwio
-        else:  # activations: examples first, channels last
-            layout = lambda x: np.moveaxis(x, 1, -1)  # noqa: E731
-        with jax.enable_x64(True):
-            given = jnp.asarray(layout(w))
-            value, pullback = jax.vjp(
-                lambda x: perturb_as_trained(x, jnp.asarray(layout(keep)), case), given
-            )
-            (gradient,) = pullback(jnp.asarray(layout(upstream)))
-        assert value.dtype == np.float64
-        np.testing.assert_allclose(value, layout(out), rtol=1e-12, err_msg=f"case {number}")
-        np.testing.assert_allclose(gradient, layout(grad), rtol=1e-9, err_msg=f"case {number}")
 
 
 def sample(regulariser, params, draws=4000):
@@ -85,11 +47,11 @@ SIZES = {
     ),
     "batch_bridgeout 1.5, targeted": (
         noise.batch_bridgeout(rate=RATE, q=1.5, target_fraction=0.5),
-        jnp.where(noise.weakest(W, 0.5), jnp.abs(W) ** 0.75, 0.0),
+        jnp.where(perturb.weakest(W, 0.5), jnp.abs(W) ** 0.75, 0.0),
     ),
     "batch_bridgeout, targeting filters": (
         noise.batch_bridgeout(rate=RATE, q=3.0, target_fraction=0.5, target_unit="filter"),
-        jnp.where(noise.weakest(W, 0.5, "filter"), jnp.abs(W) ** 1.5, 0.0),
+        jnp.where(perturb.weakest(W, 0.5, "filter"), jnp.abs(W) ** 1.5, 0.0),
     ),
     "group_bridgeout 1": (
         noise.group_bridgeout(rate=RATE, q=1.0),
@@ -109,7 +71,7 @@ def test_weight_noise_moments(name):
 
 def test_targeted_dropout_moments():
     regulariser = noise.targeted_dropout(rate=RATE, target_fraction=0.5, target_unit="weight")
-    targeted = noise.weakest(W, 0.5, "weight")
+    targeted = perturb.weakest(W, 0.5, "weight")
     assert int(targeted.sum()) == 4 * 9  # half of the 18 weights in each of 4 filters
     mean = jnp.where(targeted, (1 - RATE) * W, W)
     variance = jnp.where(targeted, RATE * (1 - RATE) * W**2, 0.0)
@@ -169,42 +131,6 @@ def test_penalty_of_a_linear_model(q):
     error = losses.mean(dtype=np.float64) - expected
     assert abs(error) <= 4 * losses.std(dtype=np.float64) / math.sqrt(draws)
     assert penalty > 10 * losses.std() / math.sqrt(draws)  # or the test could not fail
-
-
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("q", [0.01, 0.5, 1.0, 1.5, 2.0, 4.0])
-@pytest.mark.parametrize("perturb", [noise.bridgeout_perturb, noise.group_perturb])
-def test_gradients_are_finite_near_zero(dtype, q, perturb):
-    w = jnp.array([0.0, -0.0, 1e-38, -1e-30, 1e-12, 1.0], dtype).reshape(1, 6)
-    xi = jnp.array([[-1.0, 1.0, -1.0, 1.0, -1.0, 1.0]], dtype)
-    value, pullback = jax.vjp(lambda w: perturb(w, xi, q), w)
-    (gradient,) = pullback(jnp.ones_like(value))
-    assert value.dtype == gradient.dtype == dtype
-    assert np.isfinite(np.asarray(value, np.float32)).all()
-    assert np.isfinite(np.asarray(gradient, np.float32)).all()
-    np.testing.assert_array_equal(np.asarray(gradient[0, :2], np.float32), 1.0)
-
-
-@pytest.mark.parametrize("perturb", [noise.bridgeout_perturb, noise.group_perturb])
-def test_derivatives_match_finite_differences(perturb):
-    with jax.enable_x64(True):
-        w = jax.random.normal(jax.random.key(0), (3, 4), jnp.float64)
-        xi = noise.draw_xi(jax.random.key(1), (3, 4), RATE, jnp.float64)
-        check_grads(lambda w, xi: perturb(w, xi, 1.5), (w, xi), order=1)
-
-
-def test_targeting_by_hand():
-    kernel = jnp.array([[3.0, 1.0], [2.0, 2.0], [1.0, 3.0], [4.0, 4.0]])
-    by_weight = [[False, True], [True, True], [True, False], [False, False]]
-    np.testing.assert_array_equal(noise.weakest(kernel, 0.5), by_weight)
-    np.testing.assert_array_equal(noise.weakest(kernel, 0.5, "weight"), by_weight)
-    ties = jnp.array([[1.0], [1.0], [1.0], [2.0]])
-    np.testing.assert_array_equal(noise.weakest(ties, 0.5)[:, 0], [False] * 4)
-    filters = jnp.array([[1.0, 5.0, 3.0]])
-    np.testing.assert_array_equal(noise.weakest(filters, 0.7, "filter"), [[True, False, True]])
-    spatial = jnp.stack([kernel, kernel])[None]  # [1, 2, 4, 2]: the 2-D kernels rank alike
-    np.testing.assert_array_equal(noise.weakest(spatial, 0.5)[0, 0], by_weight)
-    assert noise.weakest(kernel, 1.0).all()
 
 
 def test_selection_of_parameters():

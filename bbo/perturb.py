@@ -1,0 +1,137 @@
+"""The elementary transforms that noise is made of: xi, the perturbations, and targeting.
+
+``xi = keep / (1 - rate) - 1`` with ``keep ~ Bernoulli(1 - rate)``, so that ``E xi = 0`` and
+``Var xi = rate / (1 - rate)``. Kernels are ``[..., in, out]``: HWIO for convolutions, ``[in,
+out]`` for dense layers; a filter is one index of the last axis.
+
+References: Khan & Stavness 2020 (arXiv 2009.10893), Bridgeout (arXiv 1804.08042).
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from bbo.types import Array, Rng
+
+EPSILON = 1e-12
+"""Added to a magnitude before it is raised to a power, as in the authors' program."""
+
+
+def centred(keep: Array, rate: float) -> Array:
+    """``xi`` of a Bernoulli keep mask (1 = kept): mean 0, variance ``rate / (1 - rate)``."""
+    return keep / (1 - rate) - 1
+
+
+def draw_xi(rng: Rng, shape: tuple[int, ...], rate: float, dtype: Any = jnp.float32) -> Array:
+    """A fresh ``xi`` of the given shape."""
+    return centred(jax.random.bernoulli(rng, 1 - rate, shape).astype(dtype), rate)
+
+
+def wide(x: Array) -> Array:
+    """In float32 at least: epsilon and the moments of xi need its range and precision."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _power(magnitude: Array, exponent: float) -> Array:
+    return magnitude if exponent == 1 else jnp.power(magnitude, exponent)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def bridgeout_perturb(w: Array, xi: Array, q: float) -> Array:
+    """``w + (|w| + eps)**(q/2) * xi``, elementwise (arXiv 1804.08042).
+
+    The derivative is ``1 + (q/2) sign(w) (|w| + eps)**(q/2 - 1) xi``, which is 1 at ``w = 0``: a
+    pruned weight stays finite for every ``q > 0``. Computed in float32 at least.
+
+    >>> float(bridgeout_perturb(jnp.float32(4.0), jnp.float32(-1.0), 1.0))
+    2.0
+    """
+    magnitude = _power(jnp.abs(wide(w)) + EPSILON, q / 2)
+    return (wide(w) + magnitude * wide(xi)).astype(w.dtype)
+
+
+@bridgeout_perturb.defjvp
+def _bridgeout_jvp(q: float, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    (w, xi), (w_dot, xi_dot) = primals, tangents
+    magnitude = jnp.abs(wide(w)) + EPSILON
+    slope = q / 2 * jnp.sign(wide(w)) * jnp.power(magnitude, q / 2 - 1)
+    tangent = (1 + slope * wide(xi)) * wide(w_dot) + _power(magnitude, q / 2) * wide(xi_dot)
+    return bridgeout_perturb(w, xi, q), tangent.astype(w.dtype)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def group_perturb(w: Array, xi: Array, q: float) -> Array:
+    """``w_ij + (|w_j| + eps)**(q/2) * xi_ij`` with ``|w_j|`` the L2 norm of filter j.
+
+    Args:
+      w: ``[..., out]``.
+      xi: like ``w``.
+      q: norm of the penalty ``sum_j |w_j|**q``; 1 is the group lasso.
+    """
+    magnitude = _power(_filter_norm(wide(w)) + EPSILON, q / 2)
+    return (wide(w) + magnitude * wide(xi)).astype(w.dtype)
+
+
+@group_perturb.defjvp
+def _group_jvp(q: float, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    (w, xi), (w_dot, xi_dot) = primals, tangents
+    norm = _filter_norm(wide(w)) + EPSILON
+    # The direction w / norm is bounded by 1, and 0 in a filter that is all zero.
+    norm_dot = jnp.sum(wide(w) / norm * wide(w_dot), axis=range(w.ndim - 1), keepdims=True)
+    slope = q / 2 * jnp.power(norm, q / 2 - 1)
+    tangent = wide(w_dot) + slope * wide(xi) * norm_dot + _power(norm, q / 2) * wide(xi_dot)
+    return group_perturb(w, xi, q), tangent.astype(w.dtype)
+
+
+def _filter_norm(w: Array) -> Array:
+    """L2 norm of each filter, with every axis kept: ``[1, ..., out]``."""
+    return jnp.sqrt(jnp.sum(jnp.square(w), axis=range(w.ndim - 1), keepdims=True))
+
+
+def drop(x: Array, xi: Array) -> Array:
+    """``x * (1 + xi)``: zero or ``x / (1 - rate)``; Dropout and DropConnect."""
+    return (wide(x) + wide(x) * wide(xi)).astype(x.dtype)
+
+
+def shake(w: Array, xi: Array, c: float) -> Array:
+    """``w + xi * (w + c * sign(w))`` (Shakeout)."""
+    return (wide(w) + wide(xi) * (wide(w) + c * jnp.sign(wide(w)))).astype(w.dtype)
+
+
+def weakest(w: Array, fraction: float, unit: str = "kernel") -> Array:
+    """Mask of the weakest units of a kernel by L2 norm: those that targeting perturbs.
+
+    True is strictly below the value at rank ``int(n * fraction)``, as in the authors' program, so
+    that units tied with that value are not targeted.
+
+    Args:
+      w: kernel ``[..., in, out]``.
+      fraction: in (0, 1]; 1 targets everything.
+      unit: ``kernel``: 2-D kernels compete within their filter (single weights in a dense layer);
+        ``weight``: single weights within their filter; ``filter``: filters within the layer.
+
+    Returns:
+      bool mask that broadcasts to ``w``; no gradient flows through it.
+    """
+    if fraction >= 1:
+        return jnp.ones((1,) * w.ndim, bool)
+    w = wide(jax.lax.stop_gradient(w))
+    if unit == "filter":
+        return _below_rank(_filter_norm(w), fraction, axis=-1)
+    if unit == "kernel":
+        norms = jnp.sqrt(jnp.sum(jnp.square(w), axis=range(w.ndim - 2), keepdims=True))
+        return _below_rank(norms, fraction, axis=-2)
+    return _below_rank(jnp.abs(w).reshape(-1, w.shape[-1]), fraction, axis=0).reshape(w.shape)
+
+
+def weakest_maps(x: Array, fraction: float) -> Array:
+    """The same for one example's activations ``[..., channels]``: channels ranked by L2 norm."""
+    return weakest(x, fraction, unit="filter")
+
+
+def _below_rank(norms: Array, fraction: float, axis: int) -> Array:
+    rank = int(norms.shape[axis] * fraction)
+    threshold = jnp.take(jnp.sort(norms, axis=axis), jnp.array([rank]), axis=axis)
+    return norms < threshold

@@ -1,0 +1,90 @@
+"""What people look at: the curve as a file, a table and a plot."""
+
+import io
+import os
+import pathlib
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from bbo import workdir as workdirs
+from bbo.config import ExperimentConfig
+
+COLOURS = {"none": "tab:gray", "batch_norm": "tab:blue"}
+
+
+def write_curve(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
+    """Writes one line per row, whole or not at all."""
+    text = io.StringIO()
+    pd.DataFrame(rows).to_csv(text, index=False)
+    workdirs.write_text(path, text.getvalue())
+
+
+def read_curve(path: pathlib.Path) -> pd.DataFrame:
+    """The rows of a ``curve.csv``."""
+    return pd.read_csv(path, keep_default_na=False, na_values=[""])
+
+
+def curve_table(curve: pd.DataFrame) -> str:
+    """Test accuracy in per cent: a line per sparsity, a column per granularity and recovery."""
+    shown = curve.assign(
+        removed=(100 * curve["sparsity"]).round(1).map("{:g} %".format),
+        accuracy=100 * curve["test_top1"],
+    )
+    table = shown.pivot_table(
+        index="removed",
+        columns=["granularity", "recovery"],
+        values="accuracy",
+        sort=False,
+    )
+    table.columns = [f"{unit}s, {_label(recovery)}" for unit, recovery in table.columns]
+    table.index.name = None
+    return table.to_string(float_format="{:.1f}".format)
+
+
+def _label(recovery: str) -> str:
+    return "as pruned" if recovery == "none" else f"{recovery} recovery"
+
+
+def title(config: ExperimentConfig) -> str:
+    """One line that says what was trained on what, and how.
+
+    >>> title(ExperimentConfig())
+    'small_cnn on digits, batch_bridgeout (rate 0.3, q 1.5, target 0.75 by kernel), 230 epochs'
+    """
+    noise = config.noise
+    uses_q = noise.noise in ("batch_bridgeout", "bridgeout", "group_bridgeout", "sparseout")
+    is_targeted = noise.noise in ("batch_bridgeout", "targeted_dropout")
+    details = [f"rate {noise.rate:g}"] if noise.noise != "none" else []
+    details += [f"q {noise.q:g}"] if uses_q else []
+    if is_targeted:
+        details.append(f"target {noise.target_fraction:g} by {noise.target_unit}")
+    settings = f" ({', '.join(details)})" if details else ""
+    network = f"{config.model.model} on {config.data.dataset}"
+    return f"{network}, {noise.noise}{settings}, {config.train.epochs} epochs"
+
+
+def plot_curve(path: pathlib.Path, curve: pd.DataFrame, *, title: str) -> None:
+    """Draws test accuracy against the share removed, a panel per granularity; a PNG."""
+    granularities = list(curve["granularity"].unique())
+    figure = Figure(figsize=(5.2 * len(granularities), 4.2), layout="constrained")
+    panels = figure.subplots(1, len(granularities), squeeze=False, sharey=True)[0]
+    for panel, granularity in zip(panels, granularities, strict=True):
+        part = curve[curve["granularity"] == granularity]
+        for recovery, line in part.groupby("recovery", sort=False):
+            panel.plot(
+                100 * line["sparsity"],
+                100 * line["test_top1"],
+                marker="o",
+                label=_label(str(recovery)),
+                color=COLOURS[str(recovery)],
+            )
+        panel.set(xlabel=f"{granularity}s removed (%)", ylim=(0, 102))
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("test accuracy (%)")
+    panels[0].legend(loc="lower left")
+    figure.suptitle(title)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    figure.savefig(temporary, format="png", dpi=120)
+    os.replace(temporary, path)

@@ -1,0 +1,121 @@
+"""The folder a run leaves behind: whose it is, whether it is finished, and whole files only."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+from typing import Any
+
+from bbo import config as configs
+from bbo.config import ExperimentConfig
+from bbo.types import UsageError
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a file whole or not at all: under another name, then renamed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: pathlib.Path, record: Any) -> None:
+    """Writes indented JSON, whole or not at all."""
+    write_text(path, json.dumps(record, indent=2) + "\n")
+
+
+def default_workdir(config: ExperimentConfig) -> pathlib.Path:
+    """A folder of its own for every configuration, so that no two runs meet."""
+    record = json.dumps(configs.to_json(config), sort_keys=True)
+    digest = hashlib.sha256(record.encode()).hexdigest()[:8]
+    name = f"{config.data.dataset}_{config.model.model}_{config.noise.noise}_{digest}"
+    return pathlib.Path("runs") / name
+
+
+def claim(workdir: pathlib.Path, config: ExperimentConfig) -> None:
+    """Checks that a folder may hold this run; writes nothing.
+
+    Raises:
+      UsageError: it is not a folder, cannot be written, or holds something else: another
+        configuration (the message names the settings that differ) or files of no run.
+    """
+    if workdir.exists() and not workdir.is_dir():
+        raise UsageError(f"workdir {workdir} is a file; name a folder")
+    nearest = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise UsageError(f"workdir {workdir} cannot be made or written: no permission in {nearest}")
+    record = workdir / "config.json"
+    if not record.exists():
+        if workdir.exists() and any(workdir.iterdir()):
+            raise UsageError(
+                f"workdir {workdir} holds files but no run (no config.json); name another folder"
+            )
+        return
+    try:
+        held = json.loads(record.read_text(encoding="utf-8"))["config"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UsageError(
+            f"{record} cannot be read as the configuration of a run; name another workdir"
+        ) from None
+    changed = _differences(held, configs.to_json(config))
+    if changed:
+        raise UsageError(
+            f"workdir {workdir} holds a run of another configuration ({'; '.join(changed)}); "
+            "name another workdir"
+        )
+
+
+def _differences(held: Any, asked: dict[str, dict[str, Any]]) -> list[str]:
+    """What differs, as text; where data lies and is cached does not count."""
+    places = ("data_dir", "cache_dir")
+    changed = []
+    for section, values in asked.items():
+        for key, value in values.items():
+            old = held.get(section, {}).get(key) if isinstance(held, dict) else None
+            if old != value and key not in places:
+                changed.append(f"{key} is {old} there, {value} here")
+    return changed
+
+
+def is_finished(workdir: pathlib.Path) -> bool:
+    """Whether the run in this folder has come to its end: ``summary.json`` is written last."""
+    return (workdir / "summary.json").exists()
+
+
+def environment() -> dict[str, Any]:
+    """What ran: versions, devices and the commit of the source, if it is a git checkout."""
+    import jax  # Here, so that programs can refuse wrong settings before they load it.
+
+    devices = jax.devices()
+    return {
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "device": devices[0].device_kind,
+        "num_devices": len(devices),
+        "commit": source_commit(),
+    }
+
+
+def source_commit() -> str | None:
+    """The commit of the checkout that this file lies in, with ``+`` if it was changed."""
+    command = ["git", "-C", str(pathlib.Path(__file__).parent)]
+    try:
+        head = subprocess.run([*command, "rev-parse", "HEAD"], capture_output=True, text=True)
+        changed = subprocess.run(
+            [*command, "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True,
+            text=True,
+        )
+    except OSError:
+        return None
+    if head.returncode:
+        return None
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")

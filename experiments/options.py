@@ -1,0 +1,93 @@
+"""Flags for every setting of ``bbo.config``: one per field, with the field's own help text."""
+
+import dataclasses
+from typing import Any
+
+from absl import flags
+
+from bbo import config as configs
+from bbo.config import ExperimentConfig
+from bbo.types import UsageError
+
+
+def define_settings(flag_values: flags.FlagValues, presets: dict[str, ExperimentConfig]) -> None:
+    """Defines ``--preset`` and a flag for every setting; a flag not given leaves the preset's.
+
+    Args:
+      flag_values: where to define them.
+      presets: by name; the first is the default.
+    """
+    flags.DEFINE_enum(
+        "preset",
+        next(iter(presets)),
+        list(presets),
+        "settings to start from; every flag below changes one of them",
+        flag_values=flag_values,
+    )
+    for section, kind in configs.sections(ExperimentConfig).items():
+        for field in dataclasses.fields(kind):
+            values = {
+                name: getattr(getattr(preset, section), field.name)
+                for name, preset in presets.items()
+            }
+            _define(field, f"{field.metadata['help']} [{_presets_text(values)}]", flag_values)
+
+
+def _presets_text(values: dict[str, Any]) -> str:
+    shown = {name: _as_text(value) for name, value in values.items()}
+    if len(set(shown.values())) == 1:
+        return f"default: {next(iter(shown.values()))}"
+    return "; ".join(f"{name}: {value}" for name, value in shown.items())
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(_as_text(item) for item in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _define(field: dataclasses.Field, text: str, flag_values: flags.FlagValues) -> None:
+    name, one_of = field.name, field.metadata["one_of"]
+    if one_of:
+        flags.DEFINE_enum(name, None, list(one_of), text, flag_values=flag_values)
+        return
+    define = {
+        bool: flags.DEFINE_boolean,
+        int: flags.DEFINE_integer,
+        float: flags.DEFINE_float,
+        str: flags.DEFINE_string,
+        tuple: flags.DEFINE_list,
+    }[type(field.default)]
+    define(name, None, text, flag_values=flag_values)
+
+
+def settings_from(
+    flag_values: flags.FlagValues, presets: dict[str, ExperimentConfig]
+) -> ExperimentConfig:
+    """The configuration that parsed flags ask for.
+
+    Raises:
+      UsageError: a value out of range, or settings that contradict each other.
+    """
+    given = {}
+    for kind in configs.sections(ExperimentConfig).values():
+        for field in dataclasses.fields(kind):
+            value = flag_values[field.name].value
+            if value is not None:
+                given[field.name] = _convert(field, value)
+    return configs.override(presets[flag_values["preset"].value], **given)
+
+
+def _convert(field: dataclasses.Field, value: Any) -> Any:
+    """Lists to tuples, of numbers unless they are choices."""
+    if not isinstance(value, list):
+        return value
+    if field.metadata["some_of"]:
+        return tuple(value)
+    try:
+        return tuple(float(item) for item in value)
+    except ValueError:
+        raise UsageError(
+            f"{field.name} is {','.join(value)!r}; it must be numbers separated by commas, "
+            "for instance 0,0.3,0.5"
+        ) from None
