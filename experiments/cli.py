@@ -1,0 +1,51 @@
+"""What the programs share: flags in, one clear line and an exit status out."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import flags
+
+from bbo.types import RunError, UsageError
+
+HELP = ("-h", "-help", "--help", "-helpfull", "--helpfull")
+
+
+def run_program(
+    main: Callable[[flags.FlagValues], int | None],
+    flag_values: flags.FlagValues,
+    argv: Sequence[str],
+) -> int:
+    """Parses ``argv`` and calls ``main(flag_values)``.
+
+    The flags are the program's own, not absl's global ones: several programs, or one several
+    times, run in one process without seeing each other's values.
+
+    Args:
+      main: the program. The docstring of its module opens the help text.
+      flag_values: where the flags are defined; values of an earlier parse are forgotten.
+      argv: the program's name and its arguments, as ``sys.argv``.
+
+    Returns:
+      The exit status: what ``main`` returns (None is 0), 1 if a run failed, 2 after a mistake of
+      the caller, 130 after an interrupt. The last three print one line on stderr.
+    """
+    if any(argument in HELP for argument in argv[1:]):
+        opening = (sys.modules[main.__module__].__doc__ or "").strip()
+        print(opening, flag_values.get_help(include_special_flags=False), sep="\n")
+        return 0
+    for name in flag_values:
+        flag_values[name].unparse()
+    try:
+        stray = flag_values(list(argv))[1:]
+        if stray:
+            raise UsageError(f"unexpected argument {stray[0]!r}; settings are --name=value")
+        return main(flag_values) or 0
+    except (flags.Error, UsageError) as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except RunError as error:
+        print("failed:", error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
