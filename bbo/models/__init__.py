@@ -1,0 +1,72 @@
+"""The bundled networks: Linen modules from images [n, h, w, c] to logits [n, classes].
+
+A convolution ``NAME`` has its kernel at ``.../NAME/kernel``; the BatchNorm that alone reads its
+output, if there is one, is ``.../NAME_norm``. No other BatchNorm is named so. The dense layer is
+``head``.
+"""
+
+import re
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from bbo.config import ModelConfig
+from bbo.models.layers import Layers, Noise
+from bbo.models.resnet import FULL_CHANNELS, FULL_STAGES, THIN_CHANNELS, THIN_STAGES, ResNet
+from bbo.models.small_cnn import SmallCNN
+from bbo.models.vgg import VGG
+from bbo.models.wide_resnet import WideResNet
+
+__all__ = ["Noise", "create_model"]
+
+
+def create_model(
+    config: ModelConfig,
+    *,
+    num_classes: int,
+    dtype: Any = jnp.float32,
+    axis_name: str | None = None,
+) -> nn.Module:
+    """The network that ``config`` names.
+
+    Call it as ``model.apply({"params": ..., "batch_stats": ...}, images, train=..., noise=...)``:
+    ``train`` (default False) takes BatchNorm statistics from the batch, and then needs
+    ``mutable=["batch_stats"]``; ``noise(key, activations)`` (default None) disturbs activations
+    while training, with keys from ``rngs={"noise": key}``.
+
+    Args:
+      config: the name of the network and the settings of its layers.
+      num_classes: the number of logits.
+      dtype: of the computation. Parameters, statistics and logits are float32, or float64 when
+        this is.
+      axis_name: the axis of ``pmap`` or ``vmap`` over which BatchNorm takes its statistics when
+        training; under ``jit`` over a mesh they are of the whole batch by themselves.
+
+    >>> import jax
+    >>> model = create_model(ModelConfig(model="small_cnn"), num_classes=10)
+    >>> images = jnp.zeros((2, 8, 8, 1))
+    >>> variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    >>> jax.eval_shape(model.apply, variables, images).shape
+    (2, 10)
+    """
+    layers = Layers(
+        width=config.width,
+        conv_bias=config.conv_bias,
+        norm_momentum=config.norm_momentum,
+        dtype=dtype,
+        axis_name=axis_name,
+    )
+    numbers = [int(digits) for digits in re.findall(r"\d+", config.model)]
+    match config.model.rstrip("0123456789_"), *numbers:
+        case "vgg", depth:
+            return VGG(layers, num_classes, depth)
+        case "thin_resnet", depth:
+            return ResNet(layers, num_classes, THIN_STAGES[depth], THIN_CHANNELS)
+        case "resnet", depth:
+            stages = FULL_STAGES[depth]
+            return ResNet(layers, num_classes, stages, FULL_CHANNELS, bottleneck=depth == 50)
+        case "wrn", depth, widen:
+            return WideResNet(layers, num_classes, depth, widen, config.final_norm_momentum)
+        case _:
+            return SmallCNN(layers, num_classes)
