@@ -24,6 +24,7 @@ from bbo import trees
 from bbo.config import NoiseConfig
 from bbo.perturb import (
     bridgeout_perturb,
+    draw_bernoulli,
     draw_xi,
     drop,
     group_perturb,
@@ -204,7 +205,7 @@ def targeted_dropout(
 
     def transform(key: Rng, w: Array) -> Array:
         units = {"filter": w.shape[-1:], "kernel": w.shape[-2:], "weight": w.shape}[target_unit]
-        dropped = jax.random.bernoulli(key, rate, units) & weakest(w, target_fraction, target_unit)
+        dropped = draw_bernoulli(key, rate, units) & weakest(w, target_fraction, target_unit)
         return jnp.where(dropped, jnp.zeros_like(w), w)
 
     return Regulariser(weights=lambda rng, params: perturb_selected(rng, params, on, transform))

@@ -8,6 +8,7 @@ References: Khan & Stavness 2020 (arXiv 2009.10893), Bridgeout (arXiv 1804.08042
 """
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -24,9 +25,18 @@ def centred(keep: Array, rate: float) -> Array:
     return keep / (1 - rate) - 1
 
 
+def draw_bernoulli(rng: Rng, probability: float, shape: tuple[int, ...]) -> Array:
+    """``jax.random.bernoulli``, drawn as a vector: the same bits, compiled many times faster.
+
+    XLA's CPU compiler takes ten seconds for a threefry draw over four axes, and a quarter of a
+    second for one over a single axis (jaxlib 0.10).
+    """
+    return jax.random.bernoulli(rng, probability, (math.prod(shape),)).reshape(shape)
+
+
 def draw_xi(rng: Rng, shape: tuple[int, ...], rate: float, dtype: Any = jnp.float32) -> Array:
     """A fresh ``xi`` of the given shape."""
-    return centred(jax.random.bernoulli(rng, 1 - rate, shape).astype(dtype), rate)
+    return centred(draw_bernoulli(rng, 1 - rate, shape).astype(dtype), rate)
 
 
 def wide(x: Array) -> Array:

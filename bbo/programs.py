@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from bbo import data, evaluate, sharding, train
 from bbo.catalog import DATASETS
@@ -42,7 +43,7 @@ class Programs(NamedTuple):
 
 
 def create_programs(
-    config: ExperimentConfig, optimizer: optax.GradientTransformation, num_devices: int
+    config: ExperimentConfig, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> Programs:
     """Compiles nothing yet: each program is compiled at its first call."""
     info = DATASETS[config.data.dataset]
@@ -103,9 +104,7 @@ def create_programs(
 
     return Programs(
         model=plain,
-        train=sharding.parallelise(
-            train_step, parallel=config.train.parallel, num_devices=num_devices
-        ),
+        train=sharding.parallelise(train_step, parallel=config.train.parallel, mesh=mesh),
         evaluate=jax.jit(evaluate_batch),
         moments=jax.jit(batch_moments),
         gradients=jax.jit(gradients),

@@ -118,7 +118,8 @@ def scores(
             return jnp.square(jnp.sum(leaf * slopes[name], axis=axes))
         if criterion == "random":
             shape = leaf.shape[len(axes) :]
-            return jax.random.uniform(jax.random.fold_in(rng, zlib.crc32(name.encode())), shape)
+            key = jax.random.fold_in(rng, zlib.crc32(name.encode()))
+            return jax.random.uniform(key, (math.prod(shape),)).reshape(shape)
         if criterion == "l1":
             return jnp.sum(jnp.abs(leaf), axis=axes)
         return jnp.sqrt(jnp.sum(jnp.square(leaf), axis=axes)) if axes else jnp.abs(leaf)

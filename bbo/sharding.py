@@ -43,25 +43,25 @@ def check_divides(batch_size: int, num_devices: int) -> None:
         )
 
 
-def parallelise(
-    step: Callable[..., Any], *, parallel: str, num_devices: int, donate: bool = True
-) -> Callable[..., Any]:
-    """Compiles ``step(state, data, batch) -> (state, metrics)`` for all devices.
+def parallelise(step: Callable[..., Any], *, parallel: str, mesh: Mesh) -> Callable[..., Any]:
+    """Compiles ``step(state, data, batch) -> (state, metrics)`` for all devices of a mesh.
+
+    The old state's memory is given up to the new one where the backend can.
 
     Args:
       step: pure; ``batch`` is a tree of arrays ``[n, ...]``. Under pmap it sees its own rows of
         the batch, and has to average over the axis ``AXIS`` itself.
       parallel: ``jit``: one program over the global batch, split by the sharding of its
         arguments. ``pmap``: one program per device; state and data are replicated.
-      num_devices: how many devices share the batch (pmap).
-      donate: whether the old state's memory may be reused (jit).
+      mesh: from ``data_mesh``.
     """
     if parallel == "jit":
-        return jax.jit(step, donate_argnums=(0,) if donate else ())
-    mapped = jax.pmap(step, axis_name=AXIS, in_axes=(None, None, 0), out_axes=None)
+        return jax.jit(step, donate_argnums=0)
+    devices = mesh.devices.ravel().tolist()
+    mapped = jax.pmap(step, axis_name=AXIS, in_axes=(None, None, 0), out_axes=None, devices=devices)
 
     def by_device(state: PyTree, data: PyTree, batch: PyTree) -> Any:
-        rows = jax.tree.map(lambda x: x.reshape(num_devices, -1, *x.shape[1:]), batch)
+        rows = jax.tree.map(lambda x: x.reshape(len(devices), -1, *x.shape[1:]), batch)
         return mapped(state, data, rows)
 
     return by_device

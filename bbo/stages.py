@@ -57,13 +57,17 @@ class Network(NamedTuple):
     """By which it was selected, a fraction; -1 if it was not."""
 
 
-def set_up(config: ExperimentConfig) -> Run:
+def set_up(config: ExperimentConfig, *, devices: list[jax.Device] | None = None) -> Run:
     """Loads the data, makes the network, and checks what can be checked before work begins.
+
+    Args:
+      config: all settings.
+      devices: to run on; None takes all.
 
     Raises:
       UsageError: no data, or settings that do not fit the data, the network or the devices.
     """
-    info, mesh = DATASETS[config.data.dataset], sharding.data_mesh()
+    info, mesh = DATASETS[config.data.dataset], sharding.data_mesh(devices)
     dataset = data.load_dataset(config.data, seed=config.train.seed)
     num_train, batch_size = len(dataset.train.label), config.train.batch_size
     if batch_size > num_train:
@@ -75,7 +79,7 @@ def set_up(config: ExperimentConfig) -> Run:
     optimizer = optim.create_optimizer(
         config.optimizer, epochs=config.train.epochs, steps_per_epoch=num_train // batch_size
     )
-    programs = create_programs(config, optimizer, mesh.size)
+    programs = create_programs(config, optimizer, mesh)
     streams = ("initial", "order", "train", "recovery", "scores")
     root = jax.random.key(config.train.seed)
     rngs = {name: jax.random.fold_in(root, i) for i, name in enumerate(streams)}

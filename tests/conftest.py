@@ -3,10 +3,13 @@
 import os
 import pathlib
 
-import pytest
-
 # Before jax is imported: a CPU that looks like eight devices, so that sharding is really tested.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
 @pytest.fixture(scope="session")

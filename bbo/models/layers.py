@@ -1,9 +1,11 @@
 """What every network is made of: convolution, BatchNorm, classifier, and the sites of noise."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
@@ -57,6 +59,17 @@ def _windows(images: Array, size: tuple[int, int], strides: Any, padding: Any) -
     ]
     stacked = jnp.stack(shifted, axis=3)
     return stacked.reshape(*stacked.shape[:3], *size, stacked.shape[-1])
+
+
+def xavier_uniform(rng: Rng, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    """Kernel [kh, kw, in, out], uniform with variance ``2 / mean fan``: gain sqrt 2.
+
+    Drawn as a vector: the same bits as over four axes, compiled many times faster on CPU.
+    """
+    *window, fan_in, fan_out = shape
+    bound = math.sqrt(12 / (math.prod(window) * (fan_in + fan_out)))
+    flat = jax.random.uniform(rng, (math.prod(shape),), dtype, -bound, bound)
+    return flat.reshape(shape)
 
 
 def _conv2d_factory() -> Callable[..., Array]:
@@ -123,7 +136,7 @@ class Layers:
             use_bias=self.conv_bias,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
-            kernel_init=nn.initializers.variance_scaling(2.0, "fan_avg", "uniform"),
+            kernel_init=xavier_uniform,
             conv_general_dilated_cls=_conv2d_factory,
             name=name,
         )

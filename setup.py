@@ -1,0 +1,47 @@
+"""The package; settings of tools are in pyproject.toml."""
+
+import pathlib
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+
+setup(
+    name="bbo",
+    version="0.1.0",
+    description="Batch Bridgeout in JAX: train networks whose filters can be thrown away",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["bbo*", "experiments*", "launch*"]),
+    install_requires=[
+        "absl-py>=2.1",
+        "flax>=0.12",
+        "jax>=0.10",
+        "jaxlib>=0.10",
+        "matplotlib>=3.9",
+        "numpy>=2.0",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.11.30",
+        "pandas>=2.2",
+        "scikit-learn>=1.5",
+        "tensorboardX>=2.6.2",
+        "tqdm>=4.66",
+        # TFDS without TensorFlow: it imports the next four itself and declares none of them
+        # for every platform; protobuf is bounded by the code that it ships generated.
+        "tensorflow-datasets>=4.9.10",
+        "array_record>=0.8",
+        "importlib_resources>=6.4",
+        "pillow>=10",
+        "protobuf>=6.31.1",
+    ],
+    extras_require={
+        "test": ["pytest>=8", "pytest-xdist>=3.6"],
+        "dev": ["ruff>=0.12", "pyright>=1.1.400"],
+        "export": ["jax2onnx>=0.17", "onnxruntime>=1.20"],
+        "notebook": ["ipykernel>=6", "nbconvert>=7"],
+        "cuda13": ["jax[cuda13]>=0.10"],
+        "tpu": ["jax[tpu]>=0.10"],
+    },
+)
