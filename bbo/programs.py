@@ -1,7 +1,6 @@
 """The compiled programs of a run; each is traced once and serves every epoch and pruning point."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -30,7 +29,7 @@ class Images(NamedTuple):
 
 
 class Programs(NamedTuple):
-    """All that is compiled; ``choice`` holds ``row`` [b] of the split and ``index`` [b]."""
+    """All that is compiled; ``choice`` holds ``row``, ``index`` and ``valid`` [b] of a batch."""
 
     model: nn.Module
     """The network, as it is evaluated."""
@@ -46,66 +45,99 @@ def create_programs(
     config: ExperimentConfig, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> Programs:
     """Compiles nothing yet: each program is compiled at its first call."""
+    model = _create_model(config)
+    return Programs(
+        model=model,
+        train=sharding.parallelise(
+            _train_step(config, optimizer),
+            parallel=config.train.parallel,
+            mesh=mesh,
+            options=_compiler_options(config),
+        ),
+        **{
+            name: jax.jit(program, compiler_options=_compiler_options(config))
+            for name, program in _measurements(config, model).items()
+        },
+    )
+
+
+def _create_model(config: ExperimentConfig, **options: Any) -> nn.Module:
+    return create_model(
+        config.model,
+        num_classes=DATASETS[config.data.dataset].num_classes,
+        dtype=jnp.dtype(config.train.dtype),
+        **options,
+    )
+
+
+def _compiler_options(config: ExperimentConfig) -> dict[str, Any] | None:
+    """On CPU, bfloat16 does without the YNN fusions: in jaxlib 0.12 they give NaN now and then."""
+    if config.train.dtype == "bfloat16" and jax.default_backend() == "cpu":
+        return {"xla_cpu_experimental_ynn_fusion_type": ""}
+    return None
+
+
+def _batch_of(
+    config: ExperimentConfig, images: Images, choice: PyTree, augment_rng: Rng | None = None
+) -> Batch:
+    """Chosen images, augmented if there is a key, and normalised."""
     info = DATASETS[config.data.dataset]
-    dtype = jnp.dtype(config.train.dtype)
+    pixels, index = images.image[choice["row"]], choice["index"]
+    if augment_rng is not None and config.data.augment:
+        pixels = data.augment(
+            augment_rng, pixels, index=index, padding=info.padding, flip=info.flip
+        )
+    return {
+        "image": data.normalize(pixels, info.mean, info.std, jnp.dtype(config.train.dtype)),
+        "label": images.label[choice["row"]],
+        "index": index,
+    }
+
+
+def _train_step(config: ExperimentConfig, optimizer: optax.GradientTransformation) -> Callable:
     regulariser = create_regulariser(config.noise)
-    make_model = functools.partial(
-        create_model, config.model, num_classes=info.num_classes, dtype=dtype
-    )
-    plain = make_model()
-    # With momentum 0 the running statistics become those of the batch.
-    measuring = create_model(
-        dataclasses.replace(config.model, norm_momentum=0.0, final_norm_momentum=0.0),
-        num_classes=info.num_classes,
-        dtype=dtype,
-    )
+    axes = train.batch_axes(regulariser, config.train.parallel)
     recipe = train.Recipe(
-        model=make_model(axis_name=train.batch_axes(regulariser, config.train.parallel)),
+        model=_create_model(config, axis_name=axes),
         regulariser=regulariser,
         optimizer=optimizer,
         label_smoothing=config.optimizer.label_smoothing,
         mapped_axis=sharding.AXIS if config.train.parallel == "pmap" else None,
     )
 
-    def batch_of(images: Images, choice: PyTree, rng: Rng | None = None) -> Batch:
-        """Chosen images, augmented if there is a key, and normalised."""
-        pixels, index = images.image[choice["row"]], choice["index"]
-        if rng is not None and config.data.augment:
-            pixels = data.augment(rng, pixels, index=index, padding=info.padding, flip=info.flip)
-        return {
-            "image": data.normalize(pixels, info.mean, info.std, dtype),
-            "label": images.label[choice["row"]],
-            "index": index,
-        }
-
-    def train_step(state: train.TrainState, images: Images, choice: PyTree) -> Any:
+    def step(state: train.TrainState, images: Images, choice: PyTree) -> Any:
         augment_rng, noise_rng = jax.random.split(images.rng)
-        batch = batch_of(images, choice, jax.random.fold_in(augment_rng, state.step))
+        batch = _batch_of(config, images, choice, jax.random.fold_in(augment_rng, state.step))
         return train.train_step(state, batch, noise_rng, recipe)
 
+    return step
+
+
+def _measurements(config: ExperimentConfig, model: nn.Module) -> dict[str, Callable]:
+    """The programs that change no parameter."""
+    # With momentum 0 the running statistics become those of the batch.
+    forgetful = dataclasses.replace(config.model, norm_momentum=0.0, final_norm_momentum=0.0)
+    measuring = _create_model(dataclasses.replace(config, model=forgetful))
+
     def evaluate_batch(variables: PyTree, images: Images, choice: PyTree) -> dict[str, Array]:
-        batch = batch_of(images, choice)
-        logits = plain.apply(variables, batch["image"], train=False)
+        batch = _batch_of(config, images, choice)
+        logits = model.apply(variables, batch["image"], train=False)
         return evaluate.batch_sums(logits, batch["label"], choice["valid"])
 
-    def batch_moments(variables: PyTree, images: Images, choice: PyTree) -> PyTree:
-        batch = batch_of(images, choice, jax.random.fold_in(images.rng, choice["row"][0]))
+    def moments(variables: PyTree, images: Images, choice: PyTree) -> PyTree:
+        # The first row tells batches apart: each is augmented in its own way, the same each time.
+        augment_rng = jax.random.fold_in(images.rng, choice["row"][0])
+        batch = _batch_of(config, images, choice, augment_rng)
         _, updates = measuring.apply(variables, batch["image"], train=True, mutable=["batch_stats"])
         return updates["batch_stats"]
 
     def gradients(variables: PyTree, images: Images, choice: PyTree) -> Params:
-        batch = batch_of(images, choice)
+        batch = _batch_of(config, images, choice)
 
         def loss(params: Params) -> Array:
-            logits = plain.apply(variables | {"params": params}, batch["image"], train=False)
+            logits = model.apply(variables | {"params": params}, batch["image"], train=False)
             return jnp.mean(train.cross_entropy(logits, batch["label"]))
 
         return jax.grad(loss)(variables["params"])
 
-    return Programs(
-        model=plain,
-        train=sharding.parallelise(train_step, parallel=config.train.parallel, mesh=mesh),
-        evaluate=jax.jit(evaluate_batch),
-        moments=jax.jit(batch_moments),
-        gradients=jax.jit(gradients),
-    )
+    return {"evaluate": evaluate_batch, "moments": moments, "gradients": gradients}

@@ -84,7 +84,7 @@ def scores(
     granularity: str,
     on: trees.Selector = convolutions,
     gradients: Params | None = None,
-    rng: Rng | None = None,
+    rng: Rng = None,
 ) -> dict[str, Array]:
     """Importance of every unit; the lowest are pruned first.
 
@@ -106,6 +106,9 @@ def scores(
     Raises:
       UsageError: a criterion that needs what is not there.
     """
+    for name, needs, given in (("taylor", "gradients", gradients), ("random", "rng", rng)):
+        if criterion == name and given is None:
+            raise UsageError(f"criterion {name!r} needs the argument {needs}")
     slopes = trees.flatten(gradients) if criterion == "taylor" else {}
 
     def score(name: str, leaf: Array) -> Array:

@@ -43,10 +43,16 @@ def check_divides(batch_size: int, num_devices: int) -> None:
         )
 
 
-def parallelise(step: Callable[..., Any], *, parallel: str, mesh: Mesh) -> Callable[..., Any]:
+def parallelise(
+    step: Callable[..., Any],
+    *,
+    parallel: str,
+    mesh: Mesh,
+    options: dict[str, Any] | None = None,
+) -> Callable[..., Any]:
     """Compiles ``step(state, data, batch) -> (state, metrics)`` for all devices of a mesh.
 
-    The old state's memory is given up to the new one where the backend can.
+    The old state's memory is given up to the new one where the backend can (jit).
 
     Args:
       step: pure; ``batch`` is a tree of arrays ``[n, ...]``. Under pmap it sees its own rows of
@@ -54,9 +60,10 @@ def parallelise(step: Callable[..., Any], *, parallel: str, mesh: Mesh) -> Calla
       parallel: ``jit``: one program over the global batch, split by the sharding of its
         arguments. ``pmap``: one program per device; state and data are replicated.
       mesh: from ``data_mesh``.
+      options: of the compiler (jit).
     """
     if parallel == "jit":
-        return jax.jit(step, donate_argnums=0)
+        return jax.jit(step, donate_argnums=0, compiler_options=options)
     devices = mesh.devices.ravel().tolist()
     mapped = jax.pmap(step, axis_name=AXIS, in_axes=(None, None, 0), out_axes=None, devices=devices)
 

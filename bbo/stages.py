@@ -57,7 +57,7 @@ class Network(NamedTuple):
     """By which it was selected, a fraction; -1 if it was not."""
 
 
-def set_up(config: ExperimentConfig, *, devices: list[jax.Device] | None = None) -> Run:
+def set_up(config: ExperimentConfig, *, devices: list[Any] | None = None) -> Run:
     """Loads the data, makes the network, and checks what can be checked before work begins.
 
     Args:

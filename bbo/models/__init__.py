@@ -26,7 +26,7 @@ def create_model(
     *,
     num_classes: int,
     dtype: Any = jnp.float32,
-    axis_name: str | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
 ) -> nn.Module:
     """The network that ``config`` names.
 

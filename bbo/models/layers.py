@@ -111,7 +111,7 @@ class Layers:
     """Share of the running statistics kept at each step."""
     dtype: Any = jnp.float32
     """Of activations; parameters, statistics and logits have ``param_dtype``."""
-    axis_name: str | None = None
+    axis_name: str | tuple[str, ...] | None = None
     """The mapped axis over which BatchNorm takes its statistics, if any."""
 
     @property
@@ -154,7 +154,7 @@ class Layers:
             epsilon=1e-5,
             param_dtype=self.param_dtype,
             force_float32_reductions=False,  # reductions in param_dtype, float64 if need be
-            axis_name=self.axis_name,
+            axis_name=self.axis_name,  # pyright: ignore[reportArgumentType]: lax takes several
             name=name,
         )
         return layer(x.astype(self.param_dtype)).astype(self.dtype)
