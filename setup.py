@@ -14,7 +14,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["bbo*", "experiments*", "launch*"]),
+    packages=find_packages(include=["bbo*", "experiments*"]),
     install_requires=[
         "absl-py>=2.1",
         "flax>=0.12",

@@ -3,6 +3,7 @@
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from bbo.types import PyTree
@@ -21,7 +22,11 @@ def open_checkpoints(workdir: pathlib.Path, *, every: int) -> ocp.CheckpointMana
 
 def save(manager: ocp.CheckpointManager, epoch: int, tree: PyTree, *, last: bool = False) -> None:
     """Saves a tree of arrays as that of ``epoch``, if its turn has come or it is the last."""
-    manager.save(epoch, args=ocp.args.StandardSave(tree), force=last)
+    if not (last or manager.should_save(epoch)):
+        return
+    # A copy, because it is written in the background while the next step may reuse the memory.
+    tree = jax.tree.map(jnp.copy, tree)
+    manager.save(epoch, args=ocp.args.StandardSave(tree), force=True)
 
 
 def restore_newest(manager: ocp.CheckpointManager, like: PyTree) -> tuple[int, PyTree]:

@@ -26,13 +26,13 @@ def batch_sums(logits: Array, labels: Array, valid: Array) -> dict[str, Array]:
     weight = valid.astype(jnp.float32)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)
     of_label = jnp.take_along_axis(logits, labels[:, None], axis=-1)
-    # Equal logits count as above the label's: a network that says nothing gets no credit.
-    above = jnp.sum(logits >= of_label, axis=-1)
+    # Not below counts as above: a network that says nothing, or NaN, gets no credit.
+    above = jnp.sum(~(logits < of_label), axis=-1)
     return {
         "count": jnp.sum(weight),
         "loss": jnp.sum(losses * weight),
-        "top1": jnp.sum((above <= 1) * weight),
-        "top5": jnp.sum((above <= 5) * weight),
+        "top1": jnp.sum(valid & (above <= 1), dtype=jnp.float32),
+        "top5": jnp.sum(valid & (above <= 5), dtype=jnp.float32),
     }
 
 

@@ -178,10 +178,10 @@ def train_network(run: Run, workdir: pathlib.Path) -> Network:
       RunError: the loss is no longer a number.
     """
     config = run.config
-    start = Network(variables_of(run.state), jnp.zeros((), jnp.int32), jnp.full((), -1.0))
+    unselected = _network(run.state, epoch=0, accuracy=-1.0)
     manager = checkpoint.open_checkpoints(workdir, every=config.train.checkpoint_every)
     done, (state, best) = checkpoint.restore_newest(
-        manager, (run.state, sharding.replicate(start, run.mesh))
+        manager, (run.state, sharding.replicate(unselected, run.mesh))
     )
     watched = {"best_test": "test"}.get(config.train.select, "validation")
     steps = len(run.splits["train"].label) // config.train.batch_size
@@ -230,12 +230,16 @@ def _select(
     rule: str, best: Network, state: train.TrainState, epoch: int, accuracy: float | None
 ) -> Network:
     """The better of the best network so far and this one; the later of two equals."""
-    if rule != "last" and accuracy is not None and accuracy < float(best.accuracy):
-        return best
-    value = -1.0 if rule == "last" or accuracy is None else accuracy
-    # A copy: the next step is allowed to overwrite the state.
+    if rule == "last" or accuracy is None:
+        return _network(state, epoch=epoch, accuracy=-1.0)
+    is_worse = np.float32(accuracy) < np.float32(best.accuracy)
+    return best if is_worse else _network(state, epoch=epoch, accuracy=accuracy)
+
+
+def _network(state: train.TrainState, *, epoch: int, accuracy: float) -> Network:
+    """A copy, because the next step is allowed to overwrite the state."""
     kept = jax.tree.map(jnp.copy, variables_of(state))
-    return Network(kept, jnp.asarray(epoch, jnp.int32), jnp.asarray(value, jnp.float32))
+    return Network(kept, jnp.asarray(epoch, jnp.int32), jnp.asarray(accuracy, jnp.float32))
 
 
 def training_batches(run: Run, epoch: int) -> Iterator[PyTree]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from bbo import sharding
@@ -175,6 +176,7 @@ def fit(
         for batch in batches(epoch):
             state, metrics = step(state, batch)
             collected.append(metrics)
-        means = jax.tree.map(lambda *values: float(jnp.mean(jnp.stack(values))), *collected)
+        read = jax.device_get(collected)  # the one wait for the device in an epoch
+        means = jax.tree.map(lambda *values: float(np.mean(values, dtype=np.float64)), *read)
         after_epoch(epoch, state, means)
     return state
