@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bbo.types import Array, Rng
+from bbo.types import Array, Rng, UsageError
 
 EPSILON = 1e-12
 """Added to a magnitude before it is raised to a power, as in the authors' program."""
@@ -124,9 +124,17 @@ def weakest(w: Array, fraction: float, unit: str = "kernel") -> Array:
 
     Returns:
       bool mask that broadcasts to ``w``; no gradient flows through it.
+
+    Raises:
+      UsageError: ``w`` has no filters to rank kernels or weights in.
     """
     if fraction >= 1:
         return jnp.ones((1,) * w.ndim, bool)
+    if w.ndim < 2 and unit != "filter":
+        raise UsageError(
+            f"noise_on selects an array of shape {w.shape}, in which no weakest {unit} can be "
+            "targeted; select kernels, or set target_fraction to 1"
+        )
     w = wide(jax.lax.stop_gradient(w))
     if unit == "filter":
         return _below_rank(_filter_norm(w), fraction, axis=-1)

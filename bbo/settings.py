@@ -20,7 +20,7 @@ from bbo.catalog import (
 from bbo.types import UsageError
 
 MODEL_PATTERN = re.compile(
-    r"vgg(11|13|16|19)|thin_resnet(18|34)|resnet(18|34|50)|wrn\d+_\d+|small_cnn"
+    r"vgg(11|13|16|19)|thin_resnet(18|34)|resnet(18|34|50)|wrn[0-9]{1,3}_[0-9]{1,2}|small_cnn"
 )
 
 
@@ -104,7 +104,7 @@ class ModelConfig:
         matched = MODEL_PATTERN.fullmatch(self.model)
         allowed = (
             "small_cnn, vgg11, vgg13, vgg16, vgg19, thin_resnet18, thin_resnet34, resnet18, "
-            "resnet34, resnet50 or wrnDEPTH_WIDTH"
+            "resnet34, resnet50 or wrnDEPTH_WIDTH such as wrn28_10 (WIDTH at most 99)"
         )
         require(matched is not None, "model", self.model, allowed)
         if self.model.startswith("wrn"):

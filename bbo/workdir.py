@@ -46,29 +46,40 @@ def claim(workdir: pathlib.Path, config: ExperimentConfig) -> None:
       UsageError: it is not a folder, cannot be written, or holds something else: another
         configuration (the message names the settings that differ) or files of no run.
     """
-    if workdir.exists() and not workdir.is_dir():
-        raise UsageError(f"workdir {workdir} is a file; name a folder")
-    nearest = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise UsageError(f"workdir {workdir} cannot be made or written: no permission in {nearest}")
+    try:
+        _check_place(workdir)
+    except OSError as error:  # for instance below a folder that is closed to this user
+        reason = f"{error.strerror} ({error.filename})"
+        raise UsageError(f"workdir {workdir} cannot be used: {reason}; name another") from None
     record = workdir / "config.json"
     if not record.exists():
-        if workdir.exists() and any(workdir.iterdir()):
-            raise UsageError(
-                f"workdir {workdir} holds files but no run (no config.json); name another folder"
-            )
         return
     try:
         held = json.loads(record.read_text(encoding="utf-8"))["config"]
-    except (OSError, ValueError, KeyError, TypeError):
+        changed = _differences(held, configs.to_json(config))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UsageError(
             f"{record} cannot be read as the configuration of a run; name another workdir"
         ) from None
-    changed = _differences(held, configs.to_json(config))
     if changed:
         raise UsageError(
             f"workdir {workdir} holds a run of another configuration ({'; '.join(changed)}); "
             "name another workdir"
+        )
+
+
+def _check_place(workdir: pathlib.Path) -> None:
+    if workdir.exists() and not workdir.is_dir():
+        raise UsageError(f"workdir {workdir} is a file; name a folder")
+    nearest = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise UsageError(f"workdir {workdir} cannot be made: {nearest} is a file; name another")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UsageError(f"workdir {workdir} cannot be made or written: no permission in {nearest}")
+    held = [path.name for path in workdir.iterdir()] if workdir.exists() else []
+    if held and "config.json" not in held:
+        raise UsageError(
+            f"workdir {workdir} holds files but no run (no config.json); name another folder"
         )
 
 
@@ -78,7 +89,7 @@ def _differences(held: Any, asked: dict[str, dict[str, Any]]) -> list[str]:
     changed = []
     for section, values in asked.items():
         for key, value in values.items():
-            old = held.get(section, {}).get(key) if isinstance(held, dict) else None
+            old = held.get(section, {}).get(key)
             if old != value and key not in places:
                 changed.append(f"{key} is {old} there, {value} here")
     return changed

@@ -1,5 +1,6 @@
 """What the programs share: flags in, one clear line and an exit status out."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -29,18 +30,14 @@ def run_program(
       The exit status: what ``main`` returns (None is 0), 1 if a run failed, 2 after a mistake of
       the caller, 130 after an interrupt. The last three print one line on stderr.
     """
-    if any(argument in HELP for argument in argv[1:]):
-        opening = (sys.modules[main.__module__].__doc__ or "").strip()
-        print(opening, flag_values.get_help(include_special_flags=False), sep="\n")
-        return 0
-    for name in flag_values:
-        flag_values[name].unparse()
     try:
-        stray = flag_values(list(argv))[1:]
-        if stray:
-            raise UsageError(f"unexpected argument {stray[0]!r}; settings are --name=value")
+        if any(argument in HELP for argument in argv[1:]):
+            opening = (sys.modules[main.__module__].__doc__ or "").strip()
+            print(opening, flag_values.get_help(include_special_flags=False), sep="\n", flush=True)
+            return 0
+        _parse(flag_values, argv)
         return main(flag_values) or 0
-    except (flags.Error, UsageError) as error:
+    except UsageError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     except RunError as error:
@@ -49,3 +46,17 @@ def run_program(
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # The reader has left, as in `... --help | head`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _parse(flag_values: flags.FlagValues, argv: Sequence[str]) -> None:
+    for name in flag_values:
+        flag_values[name].unparse()
+    try:
+        stray = flag_values(list(argv))[1:]
+    except (flags.Error, ValueError) as error:  # absl raises ValueError for --noname=value
+        raise UsageError(str(error)) from None
+    if stray:
+        raise UsageError(f"unexpected argument {stray[0]!r}; settings are --name=value")

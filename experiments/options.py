@@ -1,5 +1,6 @@
 """Flags for every setting of ``bbo.config``: one per field, with the field's own help text."""
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -59,6 +60,24 @@ def _define(field: dataclasses.Field, text: str, flag_values: flags.FlagValues) 
         tuple: flags.DEFINE_list,
     }[type(field.default)]
     define(name, None, text, flag_values=flag_values)
+    wanted = {bool: "true or false", int: "a whole number", float: "a number"}
+    if type(field.default) in wanted:
+        flag = flag_values[name]
+        flag.parser = _with_plain_error(flag.parser, wanted[type(field.default)])
+
+
+def _with_plain_error(parser: flags.ArgumentParser, wanted: str) -> flags.ArgumentParser:
+    """The parser, with an error that says what is wanted and not how Python failed."""
+
+    def parse(argument: str) -> Any:
+        try:
+            return parser.parse(argument)
+        except (TypeError, ValueError):
+            raise ValueError(f"it must be {wanted}") from None
+
+    plain = copy.copy(parser)  # absl shares one parser between the flags of all programs
+    plain.parse = parse
+    return plain
 
 
 def settings_from(

@@ -32,7 +32,7 @@ def main(values: flags.FlagValues) -> int:
     """Runs the experiment that the flags describe and shows its curve."""
     config = options.settings_from(values, configs.PRESETS)
     given = values["workdir"].value
-    workdir = workdirs.default_workdir(config) if given is None else pathlib.Path(given)
+    workdir = workdirs.default_workdir(config) if given is None else pathlib.Path(given).expanduser()
     workdirs.claim(workdir, config)
     prepared.check_available(config.data)
     # Only now the heavy part: a wrong setting is told within a second.
