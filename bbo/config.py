@@ -93,7 +93,7 @@ def from_json(record: Mapping[str, Any]) -> ExperimentConfig:
     known = sections(ExperimentConfig)
     for name, values in record.items():
         require(name in known, "section", name, "one of " + ", ".join(known))
-        fields = {field.name for field in dataclasses.fields(known[name])}
+        fields = [field.name for field in dataclasses.fields(known[name])]
         for key in values:
             require(key in fields, f"setting of {name}", key, "one of " + ", ".join(fields))
         frozen = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}

@@ -41,7 +41,7 @@ def draw_xi(rng: Rng, shape: tuple[int, ...], rate: float, dtype: Any = jnp.floa
 
 def wide(x: Array) -> Array:
     """In float32 at least: epsilon and the moments of xi need its range and precision."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x if jnp.finfo(x.dtype).bits >= 32 else x.astype(jnp.float32)
 
 
 def _power(magnitude: Array, exponent: float) -> Array:

@@ -21,12 +21,11 @@ from bbo import (
     recovery,
     sharding,
     train,
-    trees,
 )
-from bbo.catalog import DATASETS, QUIRKY_NORM_SCALES
+from bbo.catalog import DATASETS
 from bbo.config import ExperimentConfig
-from bbo.noise import create_regulariser
 from bbo.programs import Images, Programs, create_programs
+from bbo.selection import check_selections, prunable
 from bbo.types import Array, Params, PyTree, Rng, RunError, UsageError
 
 EVALUATION_BATCH = 500
@@ -84,7 +83,7 @@ def set_up(config: ExperimentConfig, *, devices: list[Any] | None = None) -> Run
     root = jax.random.key(config.train.seed)
     rngs = {name: jax.random.fold_in(root, i) for i, name in enumerate(streams)}
     state = train.create_state(programs.model, optimizer, rngs["initial"], info.image_shape)
-    _check_selections(config, state.params)
+    check_selections(config, state.params)
     splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     images = {
         name: Images(split.image, split.label, rngs["train"])
@@ -105,40 +104,6 @@ def set_up(config: ExperimentConfig, *, devices: list[Any] | None = None) -> Run
 def variables_of(state: train.TrainState) -> PyTree:
     """What the network is applied to."""
     return {"params": state.params, "batch_stats": state.batch_stats}
-
-
-def _check_selections(config: ExperimentConfig, params: Params) -> None:
-    """Tries the name patterns and the criterion on shapes alone."""
-    noise = create_regulariser(config.noise)
-    if noise.weights:
-        jax.eval_shape(noise.weights, jax.random.key(0), params)
-    for granularity in config.pruning.granularity:
-        jax.eval_shape(
-            lambda params, unit=granularity: pruning.scores(
-                params,
-                criterion=config.pruning.criterion,
-                granularity=unit,
-                on=prunable(config, unit),
-                gradients=params,
-                rng=jax.random.key(0),
-            ),
-            params,
-        )
-
-
-def prunable(config: ExperimentConfig, granularity: str) -> trees.Selector:
-    """Which parameters are ranked and pruned.
-
-    ``prune_norm_scales`` adds, to filters, the norm scales that the authors' program catches by
-    their names: all of a VGG's, and those behind the projection shortcuts of a ResNet.
-    """
-    kernels = config.pruning.prune_on or pruning.convolutions
-    family = config.model.model.rstrip("0123456789_")
-    quirk = QUIRKY_NORM_SCALES.get(family)
-    if not (config.pruning.prune_norm_scales and granularity == "filter" and quirk):
-        return kernels
-    scales, is_kernel = trees.compile_pattern(quirk), trees.matcher(kernels)
-    return lambda name, leaf: is_kernel(name, leaf) or scales.search(name) is not None
 
 
 def _choices(rows: np.ndarray, batch_size: int) -> Iterator[dict[str, np.ndarray]]:

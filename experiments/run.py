@@ -16,6 +16,7 @@ from absl import flags
 
 from bbo import prepared
 from bbo import workdir as workdirs
+from bbo.types import UsageError
 from experiments import cli, configs, options
 
 FLAGS = flags.FlagValues()
@@ -32,7 +33,9 @@ def main(values: flags.FlagValues) -> int:
     """Runs the experiment that the flags describe and shows its curve."""
     config = options.settings_from(values, configs.PRESETS)
     given = values["workdir"].value
-    workdir = workdirs.default_workdir(config) if given is None else pathlib.Path(given).expanduser()
+    if given == "":  # an unset variable of a shell; Path("") would be the current folder
+        raise UsageError("workdir is empty; name a folder, or leave the flag out")
+    workdir = pathlib.Path(given).expanduser() if given else workdirs.default_workdir(config)
     workdirs.claim(workdir, config)
     prepared.check_available(config.data)
     # Only now the heavy part: a wrong setting is told within a second.
