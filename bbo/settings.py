@@ -128,7 +128,9 @@ class NoiseConfig:
     rate: float = _setting(0.3, "probability of dropping, in (0, 1)")
     q: float = _setting(1.5, "norm of the penalty that the bridgeouts and sparseout apply, > 0")
     target_fraction: float = _setting(
-        0.75, "only this weakest share of each filter or layer is perturbed, in (0, 1]"
+        0.75,
+        "batch_bridgeout, targeted_dropout: only this weakest share of the units is perturbed, "
+        "in (0, 1]",
     )
     target_unit: str = _setting(
         "kernel",
@@ -239,7 +241,7 @@ class PruningConfig:
     """What is removed after training, and how the network is mended."""
 
     sparsities: tuple[float, ...] = _setting(
-        tuple(i / 10 for i in range(10)), "increasing shares to remove, each in [0, 1)"
+        tuple(i / 10 for i in range(10)), "shares to remove, increasing, each in [0, 1)"
     )
     granularity: tuple[str, ...] = _setting(
         ("filter", "weight"), "what is removed; a curve for each", some_of=UNITS

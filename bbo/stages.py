@@ -1,5 +1,6 @@
 """The stages of a run: set up, train, prune and evaluate."""
 
+import functools
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -8,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from bbo import (
     checkpoint,
@@ -25,6 +25,7 @@ from bbo import (
 from bbo.catalog import DATASETS
 from bbo.config import ExperimentConfig
 from bbo.programs import Images, Programs, create_programs
+from bbo.progress import progress_bar
 from bbo.selection import check_selections, prunable
 from bbo.types import Array, Params, PyTree, Rng, RunError, UsageError
 
@@ -82,8 +83,11 @@ def set_up(config: ExperimentConfig, *, devices: list[Any] | None = None) -> Run
     streams = ("initial", "order", "train", "recovery", "scores")
     root = jax.random.key(config.train.seed)
     rngs = {name: jax.random.fold_in(root, i) for i, name in enumerate(streams)}
-    state = train.create_state(programs.model, optimizer, rngs["initial"], info.image_shape)
-    check_selections(config, state.params)
+    fresh = functools.partial(
+        train.create_state, programs.model, optimizer, rngs["initial"], info.image_shape
+    )
+    check_selections(config, jax.eval_shape(fresh).params)  # shapes suffice, and cost nothing
+    state = fresh()
     splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     images = {
         name: Images(split.image, split.label, rngs["train"])
@@ -153,11 +157,11 @@ def train_network(run: Run, workdir: pathlib.Path) -> Network:
     with (
         manager,
         metrics.metrics_writer(workdir, resumed_epoch=done) as write,
-        tqdm(total=config.train.epochs * steps, initial=done * steps, unit="step") as bar,
+        progress_bar(total=config.train.epochs * steps, initial=done * steps, unit="step") as bar,
     ):
 
         def batches(epoch: int) -> Iterator[PyTree]:
-            bar.set_description(f"epoch {epoch}/{config.train.epochs}")
+            bar.set_description(f"epoch {epoch}/{config.train.epochs}", refresh=False)
             for choice in training_batches(run, epoch):
                 yield choice
                 bar.update()
@@ -171,7 +175,7 @@ def train_network(run: Run, workdir: pathlib.Path) -> Network:
                 )
             seen = accuracy_on(run, watched, variables_of(state))
             write(epoch, {f"train_{name}": value for name, value in means.items()} | seen)
-            bar.set_postfix({"loss": f"{means['loss']:.3f}", **_shown(seen)})
+            bar.set_postfix({"loss": f"{means['loss']:.3f}", **_shown(seen)}, refresh=False)
             best = _select(config.train.select, best, state, epoch, seen.get(f"{watched}_top1"))
             last = epoch == config.train.epochs
             checkpoint.save(manager, epoch, (state, best), last=last)
@@ -267,4 +271,5 @@ def prune_network(run: Run, network: Network) -> list[dict[str, Any]]:
     points = len(config.granularity) * len(config.sparsities) * len(config.recovery)
     rows = evaluate.pruning_curve(variables, config, tools)
     about = {"method": run.config.noise.noise, "state": run.config.train.select}
-    return [about | row for row in tqdm(rows, total=points, desc="pruning", unit="point")]
+    bar = progress_bar(rows, total=points, desc="pruning", unit="point")
+    return [about | row for row in bar]

@@ -24,6 +24,7 @@ def define_settings(flag_values: flags.FlagValues, presets: dict[str, Experiment
         list(presets),
         "settings to start from; every flag below changes one of them",
         flag_values=flag_values,
+        module_name=" run",  # the blank puts it first in the help text
     )
     for section, kind in configs.sections(ExperimentConfig).items():
         for field in dataclasses.fields(kind):
@@ -31,7 +32,10 @@ def define_settings(flag_values: flags.FlagValues, presets: dict[str, Experiment
                 name: getattr(getattr(preset, section), field.name)
                 for name, preset in presets.items()
             }
-            _define(field, f"{field.metadata['help']} [{_presets_text(values)}]", flag_values)
+            text = f"{field.metadata['help']} [{_presets_text(values)}]"
+            _define(
+                field, text, flag_values, heading=f"{section} - {(kind.__doc__ or '').rstrip('.')}"
+            )
 
 
 def _presets_text(values: dict[str, Any]) -> str:
@@ -47,10 +51,13 @@ def _as_text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _define(field: dataclasses.Field, text: str, flag_values: flags.FlagValues) -> None:
+def _define(
+    field: dataclasses.Field, text: str, flag_values: flags.FlagValues, *, heading: str
+) -> None:
     name, one_of = field.name, field.metadata["one_of"]
+    place = {"flag_values": flag_values, "module_name": heading}
     if one_of:
-        flags.DEFINE_enum(name, None, list(one_of), text, flag_values=flag_values)
+        flags.DEFINE_enum(name, None, list(one_of), text, **place)
         return
     define = {
         bool: flags.DEFINE_boolean,
@@ -59,7 +66,7 @@ def _define(field: dataclasses.Field, text: str, flag_values: flags.FlagValues) 
         str: flags.DEFINE_string,
         tuple: flags.DEFINE_list,
     }[type(field.default)]
-    define(name, None, text, flag_values=flag_values)
+    define(name, None, text, **place)
     wanted = {bool: "true or false", int: "a whole number", float: "a number"}
     if type(field.default) in wanted:
         flag = flag_values[name]

@@ -26,6 +26,7 @@ flags.DEFINE_string(
     None,
     "folder of the run [default: one under runs/ for each configuration]",
     flag_values=FLAGS,
+    module_name=" run",
 )
 
 
@@ -37,7 +38,8 @@ def main(values: flags.FlagValues) -> int:
         raise UsageError("workdir is empty; name a folder, or leave the flag out")
     workdir = pathlib.Path(given).expanduser() if given else workdirs.default_workdir(config)
     workdirs.claim(workdir, config)
-    prepared.check_available(config.data)
+    if not workdirs.is_finished(workdir):
+        prepared.check_available(config.data)
     # Only now the heavy part: a wrong setting is told within a second.
     from bbo import pipeline, report
 
