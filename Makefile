@@ -12,7 +12,7 @@ test: .venv/tested
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n 2 -m "not gpu"
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n 2 -m ""
 
 format: .venv/tested
 	$(BIN)/ruff format .
