@@ -86,5 +86,8 @@ def plot_curve(path: pathlib.Path, curve: pd.DataFrame, *, title: str) -> None:
     panels[0].legend(loc="lower left")
     figure.suptitle(title)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    figure.savefig(temporary, format="png", dpi=120)
-    os.replace(temporary, path)
+    try:
+        figure.savefig(temporary, format="png", dpi=120)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,81 @@
+"""The layers of all networks: their one convolution and their initial weights."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from bbo.models.layers import conv2d, xavier_uniform
+
+
+@pytest.fixture(autouse=True)
+def _strict():
+    with jax.numpy_rank_promotion("raise"):
+        yield
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 5, 7), (1, 1, 4, 6), (6, 4)])
+def test_xavier_uniform_is_that_of_jax_with_gain_sqrt_2(shape):
+    key = jax.random.key(3)
+    reference = jax.nn.initializers.variance_scaling(2.0, "fan_avg", "uniform")
+    mine, theirs = xavier_uniform(key, shape), reference(key, shape, jnp.float32)
+    assert mine.dtype == theirs.dtype == jnp.float32
+    np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride"),
+    [
+        ((2, 2), 3, 1),
+        ((2, 2), 3, 2),
+        ((4, 3), 5, 1),
+        ((2, 7), 3, 2),
+        ((1, 2), 3, 1),
+        ((6, 6), 3, 2),
+    ],
+)
+def test_conv2d_equals_lax(dtype, size, kernel, stride):
+    generator = np.random.default_rng(0)
+    options = {
+        "dimension_numbers": ("NHWC", "HWIO", "NHWC"),
+        "lhs_dilation": (1, 1),
+        "rhs_dilation": (1, 1),
+        "feature_group_count": 1,
+        "precision": lax.Precision.HIGHEST,
+    }
+    geometry = ((stride, stride), [(kernel // 2, kernel // 2)] * 2)
+    out_shape = (2, *((n - 1) // stride + 1 for n in size), 4)
+
+    def value_and_gradients(convolution, x, w, upstream):
+        out, pullback = jax.vjp(lambda x, w: convolution(x, w, *geometry, **options), x, w)
+        return out, *pullback(upstream)
+
+    with jax.enable_x64(True):
+        arguments = [
+            jnp.asarray(generator.standard_normal(shape), dtype)
+            for shape in ((2, *size, 5), (kernel, kernel, 5, 4), out_shape)
+        ]
+        own = functools.partial(value_and_gradients, conv2d)
+        reference = functools.partial(value_and_gradients, lax.conv_general_dilated)
+        results = zip(jax.jit(own)(*arguments), jax.jit(reference)(*arguments), strict=True)
+        program = str(jax.make_jaxpr(own)(*arguments))
+    tolerance = 1e-5 if dtype == "float32" else 1e-12
+    for mine, theirs in results:
+        assert mine.dtype == theirs.dtype == dtype
+        np.testing.assert_allclose(mine, theirs, rtol=tolerance, atol=tolerance)
+    assert ("conv_general_dilated" in program) == (size == (6, 6))
+
+
+@pytest.mark.parametrize("option", [{"feature_group_count": 2}, {"rhs_dilation": (2, 2)}])
+def test_conv2d_leaves_special_convolutions_to_lax(option):
+    x, w = jnp.ones((1, 2, 2, 4)), jnp.ones((3, 3, 4 // option.get("feature_group_count", 1), 4))
+    options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")} | option
+    programs = [
+        str(jax.make_jaxpr(lambda f=f: f(x, w, (1, 1), [(2, 2), (2, 2)], **options))())
+        for f in (conv2d, lax.conv_general_dilated)
+    ]
+    assert programs[0] == programs[1]

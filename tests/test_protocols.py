@@ -1,0 +1,62 @@
+"""Runs by other protocols: selection, divergence, the published settings, bfloat16."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bbo import metrics, stages, train
+from bbo.config import ExperimentConfig, override
+from bbo.pipeline import run_experiment
+from bbo.types import RunError
+from experiments import configs
+
+SMALL = {
+    "epochs": 2,
+    "batch_size": 256,
+    "width": 0.25,
+    "checkpoint_every": 1,
+    "sparsities": (0.0, 0.5),
+    "granularity": ("filter",),
+}
+
+
+@pytest.mark.parametrize("accuracies", [[0.1, 0.7, 0.3], [0.7, 0.1, 0.7], [1 / 3, 1 / 3, 0.2]])
+def test_selection_keeps_the_latest_of_equals(accuracies):
+    state = train.TrainState(jnp.zeros(()), {"w": jnp.ones(2)}, {}, ())
+    expected = max((accuracy, epoch) for epoch, accuracy in enumerate(accuracies))
+    best = None
+    for epoch, accuracy in enumerate(accuracies):
+        first = stages.Network({}, np.int32(0), np.float32(-1))
+        best = stages._select("best_validation", best or first, state, epoch, accuracy)
+    assert (float(best.accuracy), int(best.epoch)) == (np.float32(expected[0]), expected[1])
+
+
+def test_divergence_names_the_epoch_and_finishes_nothing(tmp_path):
+    config = override(ExperimentConfig(), **SMALL, learning_rate=1e30)
+    with pytest.raises(RunError, match=r"training diverged: the loss of epoch 1 is (nan|inf)"):
+        run_experiment(config, tmp_path)
+    assert not (tmp_path / "summary.json").exists() and not (tmp_path / "curve.csv").exists()
+    with pytest.raises(RunError, match="diverged"):
+        run_experiment(config, tmp_path)
+
+
+@pytest.mark.slow
+def test_the_published_protocol_runs_on_digits(tmp_path):
+    published = override(configs.published, dataset="digits", model="small_cnn")
+    config = override(published, **SMALL)
+    result = run_experiment(config, tmp_path)
+    assert not [name for name in result.curve.columns if name.startswith("validation")]
+    assert set(result.curve["meaning"]) == {"published"}
+    assert set(result.curve["recovery"]) == {"none"}
+    records = metrics.read_metrics(tmp_path / "metrics.jsonl")
+    best = max((row["test_top1"], row["epoch"]) for row in records)
+    assert (result.curve["test_top1"][0], result.summary["selected_epoch"]) == best
+
+
+@pytest.mark.slow
+def test_bfloat16_learns(tmp_path):
+    longer = SMALL | {"epochs": 6, "batch_size": 64}
+    config = override(ExperimentConfig(), **longer, dtype="bfloat16", select="last")
+    result = run_experiment(config, tmp_path)
+    assert result.curve["test_top1"].iloc[1] > 0.5
+    assert np.isfinite(result.curve["test_loss"]).all()

@@ -1,0 +1,124 @@
+"""Re-estimated BatchNorm statistics are the exact moments, pooled over batches."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from bbo import recovery, trees
+from bbo.config import ModelConfig
+from bbo.models import create_model
+
+IMAGES = np.random.default_rng(1).standard_normal((24, 8, 8, 1)) * 2 + 1
+
+
+@pytest.fixture(scope="module")
+def network():
+    """Variables in float64, and the compiled program of moments, as ``bbo.programs`` makes it."""
+    with jax.enable_x64(True):
+        config = ModelConfig(width=1 / 8, conv_bias=True, norm_momentum=0.0)
+        model = create_model(config, num_classes=10, dtype=jnp.float64)
+        like = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+        generator = np.random.default_rng(0)
+        draw = lambda leaf: jnp.asarray(generator.uniform(-0.5, 1, leaf.shape))  # noqa: E731
+        variables = jax.tree.map(draw, like)
+
+        @jax.jit
+        def moments(variables, images):
+            options = {"train": True, "mutable": ["batch_stats"]}
+            return model.apply(variables, images, **options)[1]["batch_stats"]
+
+        yield variables, moments, model
+
+
+def batches(size):
+    return [jnp.asarray(IMAGES[start : start + size]) for start in range(0, 24, size)]
+
+
+def test_first_layer_has_the_moments_of_all_images(network):
+    variables, moments, _ = network
+    mended = recovery.reestimate_batch_norm(moments, variables, batches(8))
+    conv = variables["params"]["conv1"]
+    outputs = lax.conv_general_dilated(
+        jnp.asarray(IMAGES),
+        conv["kernel"],
+        (1, 1),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    outputs = np.asarray(outputs) + np.asarray(conv["bias"])
+    first = mended["batch_stats"]["conv1_norm"]
+    np.testing.assert_allclose(first["mean"], outputs.mean((0, 1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(first["var"], outputs.var((0, 1, 2)), rtol=1e-12)
+    # The mean of the variances of batches is another number.
+    within = np.mean([part.var((0, 1, 2)) for part in np.split(outputs, 3)], axis=0)
+    assert (np.abs(within / first["var"] - 1) > 1e-6).all()
+
+
+def test_one_batch_gives_its_own_statistics_in_every_layer(network):
+    variables, moments, _ = network
+    (batch,) = batches(24)
+    mended = recovery.reestimate_batch_norm(moments, variables, [batch])
+    expected = trees.flatten(moments(variables, batch))
+    found = trees.flatten(mended["batch_stats"])
+    assert found.keys() == expected.keys() and len(found) == 8
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-10, err_msg=name)
+        assert not np.allclose(found[name], trees.flatten(variables["batch_stats"])[name])
+
+
+def test_parameters_and_arguments_are_left_alone(network):
+    variables, moments, _ = network
+    before = jax.tree.map(np.array, variables)
+    mended = recovery.reestimate_batch_norm(moments, variables, batches(24))
+    assert mended["params"] is variables["params"]
+    for old, now in zip(jax.tree.leaves(before), jax.tree.leaves(variables), strict=True):
+        np.testing.assert_array_equal(old, now)
+
+
+def test_a_constant_channel_has_no_variance_and_stays_finite(network):
+    variables, moments, model = network
+    kernel = variables["params"]["conv2"]["kernel"].at[..., 1].set(0)
+    dead = variables["params"]["conv2"] | {"kernel": kernel}
+    variables = variables | {"params": variables["params"] | {"conv2": dead}}
+    mended = recovery.reestimate_batch_norm(moments, variables, batches(8))
+    stats = mended["batch_stats"]["conv2_norm"]
+    np.testing.assert_allclose(stats["mean"][1], dead["bias"][1], rtol=1e-12)
+    assert 0 <= stats["var"][1] < 1e-14 < 1e-3 < stats["var"][0]
+    assert np.isfinite(jax.jit(model.apply)(mended, batches(8)[0])).all()
+
+
+def pool(data, *, wrap):
+    """Through any nesting: statistics of each of ``data``'s rows, wrapped, then pooled."""
+
+    def moments(variables, rows):
+        del variables
+        return wrap({"mean": rows.mean(0), "var": rows.var(0)})
+
+    variables = {"params": {"w": jnp.ones(1)}, "batch_stats": None}
+    return recovery.reestimate_batch_norm(moments, variables, data)["batch_stats"]
+
+
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"a": [{"b": s}, {"c": (s, s)}]}])
+def test_two_halves_pool_to_the_variance_of_their_union(wrap):
+    halves = [jnp.array([[0.0, 1.0], [2.0, 1.0]]), jnp.array([[10.0, 1.0], [16.0, 5.0]])]
+    pooled = trees.flatten(pool(halves, wrap=wrap))
+    union = np.concatenate(halves)
+    for name, value in pooled.items():
+        expected = union.mean(0) if name.endswith("mean") else union.var(0)
+        np.testing.assert_allclose(value, expected, rtol=1e-6)
+    assert union.var(0).tolist() == [41.0, 3.0]
+    assert np.mean([half.var(0) for half in halves], axis=0).tolist() == [5.0, 2.0]
+
+
+def test_statistics_of_another_kind_are_averaged():
+    data = [jnp.array([[2.0]]), jnp.array([[4.0]])]
+    found = pool(data, wrap=lambda stats: {"norm": stats, "other": stats["mean"]})
+    assert float(found["other"][0]) == 3.0 and float(found["norm"]["var"][0]) == 1.0
+
+
+def test_no_batches_is_an_error(network):
+    variables, moments, _ = network
+    with pytest.raises(ValueError, match="no batches"):
+        recovery.reestimate_batch_norm(moments, variables, [])

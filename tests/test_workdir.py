@@ -1,0 +1,123 @@
+"""The folder of a run: what it refuses, and that files are whole or absent."""
+
+import os
+import pathlib
+
+import pytest
+
+from bbo import config as configs
+from bbo import workdir as workdirs
+from bbo.config import ExperimentConfig, override
+from bbo.types import UsageError
+
+CONFIG = ExperimentConfig()
+
+
+def record(config):
+    return {"config": configs.to_json(config), "environment": {}}
+
+
+def check_refused(folder, message, config=CONFIG):
+    with pytest.raises(UsageError, match=message):
+        workdirs.claim(folder, config)
+
+
+def test_claim_writes_nothing(tmp_path):
+    workdirs.claim(tmp_path, CONFIG)
+    workdirs.claim(tmp_path / "not" / "yet", CONFIG)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_claim_refuses_what_is_not_a_folder_of_a_run(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    check_refused(file, "file is a file; name a folder")
+    check_refused(file / "inside", "cannot be made")
+    check_refused(tmp_path, "holds files but no run")
+    assert file.read_text() == "mine"
+
+
+def test_claim_names_the_settings_that_differ(tmp_path):
+    workdirs.write_json(tmp_path / "config.json", record(CONFIG))
+    workdirs.claim(tmp_path, CONFIG)
+    other = override(CONFIG, q=1.0, epochs=3, sparsities=(0.0, 0.5))
+    with pytest.raises(UsageError, match="another configuration") as caught:
+        workdirs.claim(tmp_path, other)
+    message = str(caught.value)
+    assert "q is 1.5 there, 1.0 here" in message and "epochs is 230 there, 3 here" in message
+    assert "sparsities is" in message and "learning_rate" not in message
+
+
+def test_where_data_lies_does_not_count(tmp_path):
+    workdirs.write_json(tmp_path / "config.json", record(CONFIG))
+    workdirs.claim(tmp_path, override(CONFIG, data_dir="/elsewhere", cache_dir="/other"))
+
+
+def test_claim_names_settings_that_an_older_record_lacks(tmp_path):
+    held = record(CONFIG)
+    del held["config"]["optimizer"]["reset_momentum"]
+    workdirs.write_json(tmp_path / "config.json", held)
+    check_refused(tmp_path, "reset_momentum is None there, False here")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "3", '{"environment": {}}', "\udcff"])
+def test_claim_refuses_a_config_it_cannot_read(tmp_path, text):
+    (tmp_path / "config.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    check_refused(tmp_path, "config.json cannot be read as the configuration")
+
+
+@pytest.mark.parametrize("held", [None, [], {"data": 3}, {"data": None}])
+def test_claim_refuses_a_config_of_another_form(tmp_path, held):
+    workdirs.write_json(tmp_path / "config.json", {"config": held})
+    check_refused(tmp_path, "name another workdir")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_claim_refuses_a_folder_it_cannot_write(tmp_path):
+    tmp_path.chmod(0o500)
+    check_refused(tmp_path / "run", "no permission")
+
+
+def test_claim_refuses_a_folder_without_permission(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: pathlib.Path(path) != tmp_path)
+    check_refused(tmp_path / "new" / "run", f"no permission in {tmp_path}$")
+
+
+def test_finished_is_the_run_with_a_summary(tmp_path):
+    assert not workdirs.is_finished(tmp_path)
+    workdirs.write_json(tmp_path / "summary.json", {})
+    assert workdirs.is_finished(tmp_path)
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "file.txt"
+    workdirs.write_text(path, "old é\n")
+    assert path.read_text(encoding="utf-8") == "old é\n"
+    with pytest.raises(UnicodeEncodeError):
+        workdirs.write_text(path, "half \udcff")
+
+    def fail(*args):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        workdirs.write_text(path, "new")
+    assert path.read_text(encoding="utf-8") == "old é\n"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_every_setting_has_a_folder_of_its_own():
+    changes = [{}, {"seed": 1}, {"q": 1.0}, {"sparsities": (0.0,)}, {"model": "thin_resnet18"}]
+    folders = [workdirs.default_workdir(override(CONFIG, **change)) for change in changes]
+    assert len(set(folders)) == len(changes)
+    assert folders[0] == workdirs.default_workdir(ExperimentConfig())
+    assert folders[0].parent == pathlib.Path("runs")
+    assert folders[0].name.startswith("digits_small_cnn_batch_bridgeout_")
+
+
+def test_environment_says_what_ran(monkeypatch, tmp_path):
+    environment = workdirs.environment()
+    assert set(environment["versions"]) == set(workdirs.PACKAGES)
+    assert environment["device"] == "cpu" and environment["num_devices"] == 8
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert workdirs.source_commit() is None
