@@ -84,13 +84,3 @@ def test_the_last_is_saved_whether_or_not_it_is_its_turn(tmp_path):
     assert save_all(tmp_path, [6, 7], every=3, last=7) == [7]
     assert restore(tmp_path, make_state())[0] == 7
     assert save_all(tmp_path / "on_its_turn", [6], every=3, last=6) == [6]
-
-
-def test_the_next_step_may_overwrite_what_is_being_saved(tmp_path):
-    state = make_state(5)
-    expected = jax.tree.map(np.array, state)
-    with checkpoint.open_checkpoints(tmp_path, every=1) as manager:
-        checkpoint.save(manager, 1, state)
-        for leaf in jax.tree.leaves(state):
-            leaf.delete()
-    check_equal(restore(tmp_path, make_state())[1], expected)

@@ -13,6 +13,7 @@ from bbo import evaluate, metrics, pruning, stages
 from bbo.config import ExperimentConfig, override
 from bbo.pipeline import run_experiment
 
+pytestmark = pytest.mark.slow
 SMALL = override(
     ExperimentConfig(),
     epochs=3,

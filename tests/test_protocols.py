@@ -31,13 +31,12 @@ def test_selection_keeps_the_latest_of_equals(accuracies):
     assert (float(best.accuracy), int(best.epoch)) == (np.float32(expected[0]), expected[1])
 
 
+@pytest.mark.slow
 def test_divergence_names_the_epoch_and_finishes_nothing(tmp_path):
     config = override(ExperimentConfig(), **SMALL, learning_rate=1e30)
     with pytest.raises(RunError, match=r"training diverged: the loss of epoch 1 is (nan|inf)"):
         run_experiment(config, tmp_path)
     assert not (tmp_path / "summary.json").exists() and not (tmp_path / "curve.csv").exists()
-    with pytest.raises(RunError, match="diverged"):
-        run_experiment(config, tmp_path)
 
 
 @pytest.mark.slow
