@@ -38,7 +38,7 @@ setup(
     ],
     extras_require={
         "test": ["pytest>=8", "pytest-xdist>=3.6"],
-        "dev": ["ruff>=0.12", "pyright>=1.1.400"],
+        "dev": ["ruff>=0.12", "pyright[nodejs]>=1.1.400"],
         "export": ["jax2onnx>=0.17", "onnxruntime>=1.20"],
         "notebook": ["ipykernel>=6", "nbconvert>=7"],
         "cuda13": ["jax[cuda13]>=0.10"],

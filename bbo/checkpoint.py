@@ -14,7 +14,7 @@ def open_checkpoints(workdir: pathlib.Path, *, every: int) -> ocp.CheckpointMana
 
     Args:
       workdir: they lie in its folder ``checkpoints``.
-      every: epochs between checkpoints.
+      every: epochs between checkpoints; the first epoch of all is saved too.
     """
     options = ocp.CheckpointManagerOptions(save_interval_steps=every, max_to_keep=1)
     return ocp.CheckpointManager((workdir / "checkpoints").absolute(), options=options)

@@ -29,7 +29,7 @@ def read_curve(path: pathlib.Path) -> pd.DataFrame:
 def curve_table(curve: pd.DataFrame) -> str:
     """Test accuracy in per cent: a line per sparsity, a column per granularity and recovery."""
     shown = curve.assign(
-        removed=(100 * curve["sparsity"]).round(1).map("{:g} %".format),
+        removed=(100 * curve["sparsity"]).round(6).map("{:g} %".format),
         accuracy=100 * curve["test_top1"],
     )
     table = shown.pivot_table(

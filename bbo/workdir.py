@@ -13,6 +13,8 @@ from bbo import config as configs
 from bbo.config import ExperimentConfig
 from bbo.types import UsageError
 
+PLACES = ("data_dir", "cache_dir")
+"""Settings that say where things lie, not what a run is."""
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -33,7 +35,8 @@ def write_json(path: pathlib.Path, record: Any) -> None:
 
 def default_workdir(config: ExperimentConfig) -> pathlib.Path:
     """A folder of its own for every configuration, so that no two runs meet."""
-    record = json.dumps(configs.to_json(config), sort_keys=True)
+    settings = configs.to_json(configs.override(config, **dict.fromkeys(PLACES, "")))
+    record = json.dumps(settings, sort_keys=True)
     digest = hashlib.sha256(record.encode()).hexdigest()[:8]
     name = f"{config.data.dataset}_{config.model.model}_{config.noise.noise}_{digest}"
     return pathlib.Path("runs") / name
@@ -74,10 +77,11 @@ def _check_place(workdir: pathlib.Path) -> None:
     nearest = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
     if not nearest.is_dir():
         raise UsageError(f"workdir {workdir} cannot be made: {nearest} is a file; name another")
-    if not os.access(nearest, os.W_OK | os.X_OK):
+    if not os.access(nearest, os.W_OK | os.X_OK) and not is_finished(workdir):
         raise UsageError(f"workdir {workdir} cannot be made or written: no permission in {nearest}")
     held = [path.name for path in workdir.iterdir()] if workdir.exists() else []
-    if held and "config.json" not in held:
+    # Hidden files do not count: a run killed at its very beginning leaves one.
+    if "config.json" not in held and not all(name.startswith(".") for name in held):
         raise UsageError(
             f"workdir {workdir} holds files but no run (no config.json); name another folder"
         )
@@ -85,12 +89,11 @@ def _check_place(workdir: pathlib.Path) -> None:
 
 def _differences(held: Any, asked: dict[str, dict[str, Any]]) -> list[str]:
     """What differs, as text; where data lies and is cached does not count."""
-    places = ("data_dir", "cache_dir")
     changed = []
     for section, values in asked.items():
         for key, value in values.items():
             old = held.get(section, {}).get(key)
-            if old != value and key not in places:
+            if old != value and key not in PLACES:
                 changed.append(f"{key} is {old} there, {value} here")
     return changed
 

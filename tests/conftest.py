@@ -6,16 +6,22 @@ import pathlib
 # Before jax is imported: a CPU that looks like eight devices, so that sharding is really tested.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 
+CHECKOUT = pathlib.Path(__file__).parents[1]
+
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+# Most of the time of the tests is compilation, often of the same programs.
+jax.config.update("jax_compilation_cache_dir", str(CHECKOUT / ".pytest_cache/compiled"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture(scope="session")
 def shared_dir() -> pathlib.Path:
     """The folder of recorded values and data that lies beside a developer's checkout."""
-    path = pathlib.Path(__file__).parents[2] / "shared"
+    path = CHECKOUT.parent / "shared"
     if not path.is_dir():
         pytest.skip("needs the recorded values beside the checkout")
     return path

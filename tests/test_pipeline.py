@@ -7,7 +7,6 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from bbo import evaluate, metrics, pruning, stages
 from bbo.config import ExperimentConfig, override
@@ -31,23 +30,6 @@ COLUMNS = (
     "units_kept params_kept macs_kept validation_loss validation_top1 validation_top5 "
     "test_loss test_top1 test_top5"
 ).split()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _compiled_once(tmp_path_factory):
-    """Runs of one configuration share their compiled programs, which take most of the time."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for values in (settings, before):
-        for name, value in values.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-        if values is settings:
-            yield
 
 
 @pytest.fixture

@@ -1,8 +1,10 @@
 """Every wrong use of ``python -m experiments.run`` ends in one clear line, and writes nothing."""
 
 import os
+import pathlib
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -150,19 +152,22 @@ def test_a_wrong_use_ends_in_one_line(arguments, remedy, places, capsys):
 
 @pytest.mark.parametrize("arguments", ["--workdir=CLOSED/run", f"{CIFAR} --data_dir=CLOSED"])
 def test_a_closed_folder_ends_in_one_line(arguments, places, capsys):
-    closed = places / "CLOSED"
-    closed.mkdir()
-    closed.chmod(0)
     user = os.geteuid()
-    try:
-        if user == 0:  # root may enter everywhere
-            places.parent.chmod(0o755), places.parent.parent.chmod(0o755), places.chmod(0o755)
-            os.seteuid(NOBODY)
+    with tempfile.TemporaryDirectory() as folder:  # others cannot enter pytest's own folders
+        pathlib.Path(folder).chmod(0o755)
+        closed = pathlib.Path(folder) / "CLOSED"
+        closed.mkdir(mode=0)
         arguments = arguments.replace("CLOSED", str(closed)).split()
-        check_refused(capsys, places / "here", arguments, "Permission denied", str(closed))
-    finally:
-        os.seteuid(user)
-        closed.chmod(0o755)
+        workdir = [] if "--workdir" in arguments[0] else [f"--workdir={folder}/run"]
+        try:
+            if user == 0:  # root may enter everywhere
+                os.seteuid(NOBODY)
+            status = cli.run_program(run.main, run.FLAGS, ["run", *workdir, *arguments])
+        finally:
+            os.seteuid(user)
+        out, err = capsys.readouterr()
+        assert (status, out, err.count("\n"), err[:7]) == (2, "", 1, "error: ")
+        assert ("Permission denied" in err or "no permission" in err) and str(closed) in err
 
 
 def program(folder, arguments):

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from bbo import noise, stages, train
-from bbo.config import ExperimentConfig, ModelConfig, override
+from bbo import stages
+from bbo.config import ExperimentConfig, override
 
 SMALL = override(ExperimentConfig(), epochs=2, batch_size=64, width=0.25, weight_decay=5e-3)
 
