@@ -41,10 +41,11 @@ REGULARISERS = (
     "shakeout",
 )
 UNITS = ("weight", "kernel", "filter")
+SCOPES = ("local", "layer", "global")
+MEANINGS = ("published", "clean")
 CRITERIA = ("l2", "l1", "norm_scale", "taylor", "geometric_median", "random")
-RECOVERIES = ("none", "batch_norm")
 FILTER_CRITERIA = ("norm_scale", "geometric_median")
 """Criteria that exist for whole filters only."""
-
+RECOVERIES = ("none", "batch_norm")
 QUIRKY_NORM_SCALES = {"vgg": r"_norm/scale$", "thin_resnet": r"shortcut_norm/scale$"}
 """The BatchNorm scales, by network family, that the authors' program prunes by name accident."""

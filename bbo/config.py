@@ -12,9 +12,8 @@ from bbo.settings import (
     OptimizerConfig,
     PruningConfig,
     TrainConfig,
-    require,
 )
-from bbo.types import UsageError
+from bbo.types import UsageError, require
 
 __all__ = [
     "DataConfig",

@@ -128,8 +128,10 @@ def kept_costs(params: Params, masks: Masks, macs: Mapping[str, int]) -> dict[st
     shares = {
         name: jnp.mean(keep.astype(jnp.float32)) for name, keep in trees.flatten(masks).items()
     }
-    return {
-        "params_kept": sum(shares[name] * size for name, size in sizes.items())
-        / sum(sizes.values()),
-        "macs_kept": sum(shares[name] * cost for name, cost in macs.items()) / sum(macs.values()),
-    }
+    return {"params_kept": _weighted(shares, sizes), "macs_kept": _weighted(shares, macs)}
+
+
+def _weighted(shares: Mapping[str, Array], costs: Mapping[str, int]) -> Array:
+    """Mean of the shares, weighted by costs whose sum may exceed 32 bits."""
+    total = sum(costs.values())
+    return sum((shares[name] * (cost / total) for name, cost in costs.items()), jnp.zeros(()))

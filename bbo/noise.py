@@ -24,6 +24,7 @@ from bbo import trees
 from bbo.config import NoiseConfig
 from bbo.perturb import (
     bridgeout_perturb,
+    check_rate,
     draw_bernoulli,
     draw_xi,
     drop,
@@ -33,7 +34,7 @@ from bbo.perturb import (
     weakest_maps,
     wide,
 )
-from bbo.types import Array, Params, Rng
+from bbo.types import Array, Params, Rng, require
 
 
 class Regulariser(NamedTuple):
@@ -72,6 +73,7 @@ def perturb_selected(
 
 
 def _bridgeout(q: float) -> Callable[[Array, Array], Array]:
+    require(q > 0, "q", q, "> 0")
     return lambda w, xi: bridgeout_perturb(w, xi, q)
 
 
@@ -83,9 +85,11 @@ def _on_weights(
     target_fraction: float = 1.0,
     target_unit: str = "kernel",
 ) -> Callable[[Rng, Params], Params]:
+    check_rate(rate)
+
     def transform(key: Rng, w: Array) -> Array:
         xi = draw_xi(key, w.shape, rate, wide(w).dtype)
-        if target_fraction < 1:
+        if target_fraction != 1:
             xi = jnp.where(weakest(w, target_fraction, target_unit), xi, jnp.zeros_like(xi))
         return perturb(w, xi)
 
@@ -95,9 +99,11 @@ def _on_weights(
 def _on_activations(
     perturb: Callable[[Array, Array], Array], *, rate: float, target_fraction: float
 ) -> Callable[..., Array]:
+    check_rate(rate)
+
     def one_example(key: Rng, x: Array) -> Array:
         xi = draw_xi(key, x.shape, rate, wide(x).dtype)
-        if target_fraction < 1:
+        if target_fraction != 1:
             xi = jnp.where(weakest_maps(x, target_fraction), xi, jnp.zeros_like(xi))
         return perturb(x, xi)
 
@@ -161,6 +167,7 @@ def bridgeout(*, rate: float, q: float, on: trees.Selector = spatial_kernels) ->
 
 def group_bridgeout(*, rate: float, q: float, on: trees.Selector = spatial_kernels) -> Regulariser:
     """``w_ij + |w_j|**(q/2) xi_ij`` with the norm of filter j: group sparsity, one draw a step."""
+    require(q > 0, "q", q, "> 0")
     return Regulariser(weights=_on_weights(lambda w, xi: group_perturb(w, xi, q), rate=rate, on=on))
 
 
@@ -202,6 +209,8 @@ def targeted_dropout(
 
     References: Gomez et al. 2019 (arXiv 1905.13678), weight and unit dropout.
     """
+
+    check_rate(rate)
 
     def transform(key: Rng, w: Array) -> Array:
         units = {"filter": w.shape[-1:], "kernel": w.shape[-2:], "weight": w.shape}[target_unit]

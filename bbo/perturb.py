@@ -14,7 +14,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bbo.types import Array, Rng, UsageError
+from bbo.catalog import UNITS
+from bbo.types import Array, Rng, UsageError, require, require_one_of
 
 EPSILON = 1e-12
 """Added to a magnitude before it is raised to a power, as in the authors' program."""
@@ -32,6 +33,11 @@ def draw_bernoulli(rng: Rng, probability: float, shape: tuple[int, ...]) -> Arra
     second for one over a single axis (jaxlib 0.10).
     """
     return jax.random.bernoulli(rng, probability, (math.prod(shape),)).reshape(shape)
+
+
+def check_rate(rate: float) -> None:
+    """Raises UsageError unless a probability of dropping is in (0, 1)."""
+    require(0 < rate < 1, "rate", rate, "in (0, 1), for instance 0.3")
 
 
 def draw_xi(rng: Rng, shape: tuple[int, ...], rate: float, dtype: Any = jnp.float32) -> Array:
@@ -114,7 +120,8 @@ def weakest(w: Array, fraction: float, unit: str = "kernel") -> Array:
     """Mask of the weakest units of a kernel by L2 norm: those that targeting perturbs.
 
     True is strictly below the value at rank ``int(n * fraction)``, as in the authors' program, so
-    that units tied with that value are not targeted.
+    that units tied with that value are not targeted, and of a single unit none is (the 2-D
+    kernels of a first layer on grey images).
 
     Args:
       w: kernel ``[..., in, out]``.
@@ -126,9 +133,11 @@ def weakest(w: Array, fraction: float, unit: str = "kernel") -> Array:
       bool mask that broadcasts to ``w``; no gradient flows through it.
 
     Raises:
-      UsageError: ``w`` has no filters to rank kernels or weights in.
+      UsageError: an argument out of range, or no filters in ``w`` to rank kernels or weights in.
     """
-    if fraction >= 1:
+    require_one_of(UNITS, "target_unit", unit)
+    require(0 < fraction <= 1, "target_fraction", fraction, "in (0, 1]")
+    if fraction == 1:
         return jnp.ones((1,) * w.ndim, bool)
     if w.ndim < 2 and unit != "filter":
         raise UsageError(

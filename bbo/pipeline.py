@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from bbo import config as configs
-from bbo import cost, report, stages
+from bbo import cost, metrics, report, stages
 from bbo import workdir as workdirs
 from bbo.config import ExperimentConfig
 
@@ -39,25 +38,31 @@ def run_experiment(config: ExperimentConfig, workdir: pathlib.Path) -> Result:
     workdirs.claim(workdir, config)
     if workdirs.is_finished(workdir):
         return read_result(workdir)
-    started = time.monotonic()
     run = stages.set_up(config)
-    workdir.mkdir(parents=True, exist_ok=True)
-    record = {"config": configs.to_json(config), "environment": workdirs.environment()}
-    workdirs.write_json(workdir / "config.json", record)
+    workdirs.record_start(workdir, config)
     network = stages.train_network(run, workdir)
     trained = time.monotonic()
     report.write_curve(workdir / "curve.csv", stages.prune_network(run, network))
     curve = report.read_curve(workdir / "curve.csv")
-    report.plot_curve(workdir / "curve.png", curve, title=report.title(config))
+    heading = f"{report.title(config)}\n{report.subtitle(config)}"
+    report.plot_curve(workdir / "curve.png", curve, title=heading)
+    epochs = metrics.read_metrics(workdir / "metrics.jsonl")
     summary = {
+        "unpruned_test_top1": _unpruned(curve),
         "selected_epoch": int(network.epoch),
         "num_params": cost.num_params(network.variables["params"]),
         "macs": sum(run.macs.values()),
-        "seconds_to_train": round(trained - started, 2),
+        "seconds_to_train": round(sum(r["seconds"] for r in epochs), 2),
         "seconds_to_prune_and_evaluate": round(time.monotonic() - trained, 2),
     }
     workdirs.write_json(workdir / "summary.json", summary)
     return Result(workdir, curve, summary)
+
+
+def _unpruned(curve: pd.DataFrame) -> dict[str, float]:
+    """Test accuracy at sparsity 0 by recovery, if that was asked for."""
+    rows = curve[curve["sparsity"] == 0].groupby("recovery", sort=False)
+    return rows["test_top1"].first().round(4).to_dict()
 
 
 def read_result(workdir: pathlib.Path) -> Result:

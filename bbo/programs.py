@@ -15,7 +15,7 @@ from bbo.catalog import DATASETS
 from bbo.config import ExperimentConfig
 from bbo.models import create_model
 from bbo.noise import create_regulariser
-from bbo.types import Array, Batch, Params, PyTree, Rng
+from bbo.types import Array, Batch, Params, PyTree, Rng, UsageError
 
 
 class Images(NamedTuple):
@@ -44,8 +44,14 @@ class Programs(NamedTuple):
 def create_programs(
     config: ExperimentConfig, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> Programs:
-    """Compiles nothing yet: each program is compiled at its first call."""
+    """Compiles nothing yet: each program is compiled at its first call.
+
+    Raises:
+      UsageError: settings that this backend cannot combine.
+    """
     model = _create_model(config)
+    if config.train.parallel == "pmap" and _compiler_options(config):
+        raise UsageError("bfloat16 on CPU needs compiler options that pmap lacks; use parallel=jit")
     return Programs(
         model=model,
         train=sharding.parallelise(

@@ -10,14 +10,15 @@ Kernels are ``[kh, kw, in, out]``, filters on the last axis.
 
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from bbo import trees
-from bbo.types import Array, Masks, Params, Rng, UsageError
+from bbo.catalog import CRITERIA, FILTER_CRITERIA, MEANINGS, SCOPES, UNITS
+from bbo.types import Array, Masks, Params, Rng, UsageError, require, require_one_of
 
 
 def convolutions(name: str, leaf: Any) -> bool:
@@ -57,9 +58,9 @@ def _norm_scales(params: Params, name: str) -> Array:
     if scale not in leaves:
         raise UsageError(
             f"criterion 'norm_scale' needs a norm layer behind every convolution, and {name} "
-            f"has none ({scale}); choose other convolutions with prune_on or another criterion"
+            f"has none ({scale}); select others (prune_on) or another criterion"
         )
-    return jnp.abs(leaves[scale])
+    return jnp.abs(_wide(leaves[scale]))
 
 
 def _unit_axes(leaf: Array, granularity: str) -> tuple[int, ...]:
@@ -106,28 +107,40 @@ def scores(
     Raises:
       UsageError: a criterion that needs what is not there.
     """
+    require_one_of(CRITERIA, "criterion", criterion)
+    require_one_of(UNITS, "granularity", granularity)
+    if criterion in FILTER_CRITERIA:
+        require(granularity == "filter", "granularity", granularity, f"'filter' for {criterion}")
     for name, needs, given in (("taylor", "gradients", gradients), ("random", "rng", rng)):
         if criterion == name and given is None:
             raise UsageError(f"criterion {name!r} needs the argument {needs}")
     slopes = trees.flatten(gradients) if criterion == "taylor" else {}
 
     def score(name: str, leaf: Array) -> Array:
-        axes = _unit_axes(leaf, granularity)
+        axes, leaf = _unit_axes(leaf, granularity), _wide(leaf)
+        if criterion == "taylor":
+            return jnp.square(jnp.sum(leaf * _wide(slopes[name]), axis=axes))
+        if criterion == "random":
+            return _random(jax.random.fold_in(rng, zlib.crc32(name.encode())), leaf, axes)
         if criterion == "norm_scale" and leaf.ndim > 1:
             return _norm_scales(params, name)
         if criterion == "geometric_median" and leaf.ndim > 1:
             return _distance_to_others(leaf)
-        if criterion == "taylor":
-            return jnp.square(jnp.sum(leaf * slopes[name], axis=axes))
-        if criterion == "random":
-            shape = leaf.shape[len(axes) :]
-            key = jax.random.fold_in(rng, zlib.crc32(name.encode()))
-            return jax.random.uniform(key, (math.prod(shape),)).reshape(shape)
-        if criterion == "l1":
+        if criterion == "l1" or not axes:
             return jnp.sum(jnp.abs(leaf), axis=axes)
-        return jnp.sqrt(jnp.sum(jnp.square(leaf), axis=axes)) if axes else jnp.abs(leaf)
+        return jnp.sqrt(jnp.sum(jnp.square(leaf), axis=axes))
 
     return {name: score(name, leaf) for name, leaf in eligible(params, on).items()}
+
+
+def _wide(x: Array) -> Array:
+    """In float32 at least: in bfloat16 most norms would be tied."""
+    return x if jnp.finfo(x.dtype).bits >= 32 else x.astype(jnp.float32)
+
+
+def _random(key: Rng, leaf: Array, axes: tuple[int, ...]) -> Array:
+    shape = leaf.shape[len(axes) :]
+    return jax.random.uniform(key, (math.prod(shape),)).reshape(shape)
 
 
 def _rank(values: Array) -> Array:
@@ -149,11 +162,12 @@ def ranks(scored: Mapping[str, Array], *, scope: str = "local") -> dict[str, Arr
       scored: from ``scores``.
       scope: ``local``: filters within their layer, kernels and weights within their filter (the
         paper); ``layer``: within the parameter; ``global``: all together, where the best unit of
-        each parameter is never dropped.
+        each parameter, and any tied with it, is never dropped.
 
     Returns:
       int32 arrays of the shapes of ``scored``.
     """
+    require_one_of(SCOPES, "scope", scope)
     if scope == "global":
         joined = _rank(jnp.concatenate([values.ravel() for values in scored.values()]))
         bounds = [0]
@@ -189,8 +203,8 @@ def drop_counts(
     Raises:
       UsageError: sparsity out of range.
     """
-    if not 0 <= sparsity <= 1:
-        raise UsageError(f"sparsity is {sparsity!r}; it must be in [0, 1]")
+    require(0 <= sparsity <= 1, "sparsity", sparsity, "in [0, 1]")
+    require_one_of(SCOPES, "scope", scope)
     total = sum(math.prod(values.shape) for values in scored.values())
     counts = {}
     for name, values in scored.items():
@@ -207,6 +221,7 @@ def masks(
     counts: Mapping[str, Array | int],
     *,
     meaning: str = "clean",
+    norm: Callable[[str], str] = norm_of,
 ) -> Masks:
     """Which parameters are kept.
 
@@ -217,18 +232,37 @@ def masks(
       meaning: of a dropped filter. ``published``: its kernel is zero, and the channel goes on
         emitting a constant. ``clean``: its bias and the scale and shift of its norm are zero too,
         and it emits zero. The same for kernels and weights.
+      norm: for ``clean``, from a kernel's name to that of the norm layer behind it, whose leaves
+        are ``scale`` and ``bias``. A norm that is not there is none.
 
     Returns:
       a tree like ``params`` of bool arrays, True to keep, that broadcast to the parameters.
+
+    Raises:
+      UsageError: ``clean`` in a network with norms, none of which ``norm`` finds.
     """
+    require_one_of(MEANINGS, "meaning", meaning)
     keep = {name: rank >= counts[name] for name, rank in ranked.items()}
     if meaning == "clean":
-        for name, kept in tuple(keep.items()):
-            if kept.ndim == 1 and name.endswith("/kernel"):
-                scope = name.rpartition("/")[0]
-                followers = (f"{scope}/bias", f"{norm_of(name)}/scale", f"{norm_of(name)}/bias")
-                keep |= {follower: kept for follower in followers}
+        keep |= _followers(trees.flatten(params), keep, norm)
     return trees.map_named(lambda name, _: keep.get(name, jnp.ones((), bool)), params)
+
+
+def _followers(
+    leaves: Mapping[str, Array], keep: Mapping[str, Array], norm: Callable[[str], str]
+) -> dict[str, Array]:
+    """The masks of what dies with a filter, by name."""
+    filters = {name: kept for name, kept in keep.items() if kept.ndim == 1 < leaves[name].ndim}
+    scales = {f"{norm(name)}/scale": kept for name, kept in filters.items()}
+    if filters and any(name.endswith("/scale") for name in leaves) and not scales.keys() & leaves:
+        raise UsageError(
+            "meaning 'clean' zeroes the norm behind a pruned filter, but none of the norms is "
+            f"found: {next(iter(filters))} has no {next(iter(scales))}; give masks the argument "
+            "norm, a function from a kernel's name to its norm's, or take meaning 'published'"
+        )
+    biases = {f"{name.rpartition('/')[0]}/bias": kept for name, kept in filters.items()}
+    shifts = {f"{norm(name)}/bias": kept for name, kept in filters.items()}
+    return biases | scales | shifts
 
 
 def apply_masks(params: Params, masks: Masks) -> Params:

@@ -65,6 +65,19 @@ def title(config: ExperimentConfig) -> str:
     return f"{network}, {noise.noise}{settings}, {config.train.epochs} epochs"
 
 
+def subtitle(config: ExperimentConfig) -> str:
+    """One line that says which network of the run was pruned, and how.
+
+    >>> subtitle(ExperimentConfig())
+    'network best_validation of seed 0, width 1; pruned by l2, scope local, meaning clean'
+    """
+    train, pruning = config.train, config.pruning
+    return (
+        f"network {train.select} of seed {train.seed}, width {config.model.width:g}; "
+        f"pruned by {pruning.criterion}, scope {pruning.scope}, meaning {pruning.meaning}"
+    )
+
+
 def plot_curve(path: pathlib.Path, curve: pd.DataFrame, *, title: str) -> None:
     """Draws test accuracy against the share removed, a panel per granularity; a PNG."""
     granularities = list(curve["granularity"].unique())
@@ -74,7 +87,7 @@ def plot_curve(path: pathlib.Path, curve: pd.DataFrame, *, title: str) -> None:
         part = curve[curve["granularity"] == granularity]
         for recovery, line in part.groupby("recovery", sort=False):
             panel.plot(
-                100 * line["sparsity"],
+                100 * line["achieved_sparsity"],
                 100 * line["test_top1"],
                 marker="o",
                 label=_label(str(recovery)),
@@ -84,7 +97,7 @@ def plot_curve(path: pathlib.Path, curve: pd.DataFrame, *, title: str) -> None:
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("test accuracy (%)")
     panels[0].legend(loc="lower left")
-    figure.suptitle(title)
+    figure.suptitle(title, fontsize=9 if len(granularities) == 1 else 11, wrap=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         figure.savefig(temporary, format="png", dpi=120)

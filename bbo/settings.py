@@ -13,26 +13,31 @@ from typing import Any
 from bbo.catalog import (
     CRITERIA,
     DATASETS,
+    MEANINGS,
     RECOVERIES,
     REGULARISERS,
+    SCOPES,
     UNITS,
 )
-from bbo.types import UsageError
+from bbo.types import UsageError, require, require_one_of
 
 MODEL_PATTERN = re.compile(
     r"vgg(11|13|16|19)|thin_resnet(18|34)|resnet(18|34|50)|wrn[0-9]{1,3}_[0-9]{1,2}|small_cnn"
 )
 
+KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    tuple: "a tuple",
+}
+"""The types that settings have, in words."""
+
 
 def _setting(default: Any, help: str, *, one_of: tuple = (), some_of: tuple = ()) -> Any:
     metadata = {"help": help, "one_of": one_of, "some_of": some_of}
     return dataclasses.field(default=default, metadata=metadata)
-
-
-def require(condition: bool, name: str, value: Any, allowed: str) -> None:
-    """Raises UsageError: what was given for ``name``, and what is allowed."""
-    if not condition:
-        raise UsageError(f"{name} is {value!r}; it must be {allowed}")
 
 
 def _check_pattern(name: str, pattern: str) -> None:
@@ -45,13 +50,19 @@ def _check_pattern(name: str, pattern: str) -> None:
 def _check_choices(section: Any) -> None:
     for field in dataclasses.fields(section):
         value = getattr(section, field.name)
+        require(_is_a(type(field.default), value), field.name, value, KINDS[type(field.default)])
         one_of, some_of = field.metadata["one_of"], field.metadata["some_of"]
         if one_of:
-            require(value in one_of, field.name, value, "one of " + ", ".join(one_of))
+            require_one_of(one_of, field.name, value)
         if some_of:
             allowed = "one or more of " + ", ".join(some_of) + ", each once"
             valid = set(value) <= set(some_of) and len(set(value)) == len(value) > 0
             require(valid, field.name, ",".join(value), allowed)
+
+
+def _is_a(kind: type, value: Any) -> bool:
+    """Exactly of that type, so that True is no number; an int will do for a float."""
+    return type(value) is kind or (kind is float and type(value) is int)
 
 
 def _check_range(section: Any, **limits: tuple[Callable[[Any], bool], str]) -> None:
@@ -97,7 +108,7 @@ class ModelConfig:
         0.9, "share of the running BatchNorm statistics kept at each step, in [0, 1)"
     )
     final_norm_momentum: float = _setting(
-        0.9, "the same for the last BatchNorm of a wide resnet (the paper's: 0.1)"
+        0.9, "norm_momentum of the last BatchNorm of a wide resnet (the paper's: 0.1)"
     )
 
     def __post_init__(self):
@@ -168,7 +179,8 @@ class OptimizerConfig:
     weight_decay: float = _setting(5e-4, "added to the gradient of every parameter, >= 0")
     schedule: str = _setting(
         "step",
-        "step: times decay_factor at each milestone; cosine: to 0 after a linear warm-up; constant",
+        "step: times decay_factor after each milestone, in whole epochs; cosine: to 0 after a "
+        "linear warm-up; constant",
         one_of=("step", "cosine", "constant"),
     )
     milestones: tuple[float, ...] = _setting(
@@ -251,13 +263,13 @@ class PruningConfig:
         "local",
         "what competes: local (filters within their layer; kernels and weights within their "
         "filter), layer, or global",
-        one_of=("local", "layer", "global"),
+        one_of=SCOPES,
     )
     meaning: str = _setting(
         "clean",
         "what removing a filter means: published (only its kernel is zero; the channel still "
         "emits a constant) or clean (bias, norm scale and shift too: the channel is dead)",
-        one_of=("published", "clean"),
+        one_of=MEANINGS,
     )
     prune_on: str = _setting(
         "", "regular expression on kernel names; empty: every convolution, not the dense layer"

@@ -63,7 +63,8 @@ def parallelise(
       options: of the compiler (jit).
     """
     if parallel == "jit":
-        return jax.jit(step, donate_argnums=0, compiler_options=options)
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        return jax.jit(step, donate_argnums=0, out_shardings=everywhere, compiler_options=options)
     devices = mesh.devices.ravel().tolist()
     mapped = jax.pmap(step, axis_name=AXIS, in_axes=(None, None, 0), out_axes=None, devices=devices)
 

@@ -2,6 +2,7 @@
 
 import functools
 import pathlib
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -80,7 +81,7 @@ def set_up(config: ExperimentConfig, *, devices: list[Any] | None = None) -> Run
         config.optimizer, epochs=config.train.epochs, steps_per_epoch=num_train // batch_size
     )
     programs = create_programs(config, optimizer, mesh)
-    streams = ("initial", "order", "train", "recovery", "scores")
+    streams = ("initial", "order", "train", "recovery", "scores", "recovery_order")
     root = jax.random.key(config.train.seed)
     rngs = {name: jax.random.fold_in(root, i) for i, name in enumerate(streams)}
     fresh = functools.partial(
@@ -152,6 +153,7 @@ def train_network(run: Run, workdir: pathlib.Path) -> Network:
     done, (state, best) = checkpoint.restore_newest(
         manager, (run.state, sharding.replicate(unselected, run.mesh))
     )
+    state = jax.tree.map(jnp.copy, state)  # the first step takes its memory, not that of the run
     watched = {"best_test": "test"}.get(config.train.select, "validation")
     steps = len(run.splits["train"].label) // config.train.batch_size
     with (
@@ -166,15 +168,20 @@ def train_network(run: Run, workdir: pathlib.Path) -> Network:
                 yield choice
                 bar.update()
 
+        started = time.monotonic()
+
         def after_epoch(epoch: int, state: train.TrainState, means: dict[str, float]) -> None:
-            nonlocal best
+            nonlocal best, started
             if not np.isfinite(means["loss"]):
                 raise RunError(
                     f"training diverged: the loss of epoch {epoch} is {means['loss']}; "
                     "lower learning_rate or rate, or raise q"
                 )
             seen = accuracy_on(run, watched, variables_of(state))
-            write(epoch, {f"train_{name}": value for name, value in means.items()} | seen)
+            numbers = {f"train_{name}": value for name, value in means.items()} | seen
+            now = time.monotonic()
+            write(epoch, numbers | {"seconds": round(now - started, 3)})
+            started = now
             bar.set_postfix({"loss": f"{means['loss']:.3f}", **_shown(seen)}, refresh=False)
             best = _select(config.train.select, best, state, epoch, seen.get(f"{watched}_top1"))
             last = epoch == config.train.epochs
@@ -224,46 +231,58 @@ def _recovery_batches(run: Run) -> list[PyTree]:
     """The same training images for every recovery and score, in full batches."""
     batch_size, limit = run.config.train.batch_size, run.config.pruning.recovery_images
     num_images = len(run.splits["train"].label)
-    order = np.asarray(jax.random.permutation(run.rngs["recovery"], num_images))
+    order = np.asarray(jax.random.permutation(run.rngs["recovery_order"], num_images))
     count = max(1, min(limit, num_images) // batch_size) * batch_size
     return [
         sharding.shard_batch(choice, run.mesh) for choice in _choices(order[:count], batch_size)
     ]
 
 
-def prune_network(run: Run, network: Network) -> list[dict[str, Any]]:
-    """The rows of the pruning curve: see ``evaluate.pruning_curve``."""
-    config, programs = run.config.pruning, run.programs
-    variables = network.variables
-    batches = _recovery_batches(run)
-    augmented = run.splits["train"]._replace(rng=sharding.replicate(run.rngs["recovery"], run.mesh))
+def _curve_scores(run: Run, variables: PyTree, batches: list[PyTree]) -> Callable:
+    """``granularity -> scores``; those of the criterion taylor are means over the batches."""
+    config = run.config.pruning
 
     def scores(granularity: str) -> dict[str, Array]:
-        def of(gradients: Params | None) -> dict[str, Array]:
+        @jax.jit
+        def score(params: Params, gradients: Params | None, rng: Rng) -> dict[str, Array]:
             return pruning.scores(
-                variables["params"],
+                params,
                 criterion=config.criterion,
                 granularity=granularity,
                 on=prunable(run.config, granularity),
                 gradients=gradients,
-                rng=run.rngs["scores"],
+                rng=rng,
             )
 
+        params, rng = variables["params"], run.rngs["scores"]
         if config.criterion != "taylor":
-            return jax.jit(lambda: of(None))()
-        parts = [of(programs.gradients(variables, augmented, batch)) for batch in batches]
-        return jax.tree.map(lambda *values: sum(values) / len(values), *parts)
+            return score(params, None, rng)
+        total = None
+        for batch in batches:
+            gradients = run.programs.gradients(variables, run.splits["train"], batch)
+            part = score(params, gradients, rng)
+            total = part if total is None else jax.tree.map(jnp.add, total, part)
+        return jax.tree.map(lambda x: x / len(batches), total)
+
+    return scores
+
+
+def prune_network(run: Run, network: Network) -> list[dict[str, Any]]:
+    """The rows of the pruning curve: see ``evaluate.pruning_curve``."""
+    config, variables = run.config.pruning, network.variables
+    batches = _recovery_batches(run)
+    augmented = run.splits["train"]._replace(rng=sharding.replicate(run.rngs["recovery"], run.mesh))
 
     def mend(variables: PyTree) -> PyTree:
         return recovery.reestimate_batch_norm(
-            lambda variables, batch: programs.moments(variables, augmented, batch),
+            lambda variables, batch: run.programs.moments(variables, augmented, batch),
             variables,
             batches,
         )
 
     recoveries: dict[str, Callable[[PyTree], PyTree]] = {"none": lambda v: v, "batch_norm": mend}
     tools = evaluate.CurveTools(
-        scores=scores,
+        scores=_curve_scores(run, variables, batches),
         recoveries=recoveries,
         evaluate=lambda v: accuracy_on(run, "validation", v) | accuracy_on(run, "test", v),
         macs=run.macs,

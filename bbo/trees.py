@@ -13,8 +13,11 @@ Selector = str | Callable[[str, Any], bool]
 
 
 def leaf_name(path: tuple) -> str:
-    """The name of a leaf from its key path: keys, indices and attributes joined by ``/``."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
+    """The name of a leaf from its key path: keys, indices and attributes joined by ``/``.
+
+    A last part ``value`` below others is left out: there Flax NNX keeps the array of a variable.
+    """
+    return jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
 
 
 def names(tree: PyTree) -> list[str]:
@@ -29,10 +32,19 @@ def names(tree: PyTree) -> list[str]:
 def flatten(tree: PyTree) -> dict[str, Any]:
     """Leaves by name.
 
+    Raises:
+      UsageError: two leaves have one name, as in ``{"a/b": 1, "a": {"b": 2}}``.
+
     >>> flatten({"conv": {"kernel": 1}})
     {'conv/kernel': 1}
     """
-    return {leaf_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    named = {leaf_name(path): leaf for path, leaf in leaves}
+    if len(named) < len(leaves):
+        found = [leaf_name(path) for path, _ in leaves]
+        twice = sorted({name for name in found if found.count(name) > 1})
+        raise UsageError(f"several leaves of the tree are called {', '.join(twice)}; rename them")
+    return named
 
 
 def map_named(function: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree:
@@ -60,10 +72,15 @@ def select(tree: PyTree, selector: Selector) -> PyTree:
     if not any(jax.tree.leaves(selected)):
         found = names(tree)
         listed = ", ".join(found[:8]) + (", ..." if len(found) > 8 else "")
-        raise UsageError(
-            f"no parameter is matched by {selector!r}; there are {len(found)} parameters: {listed}"
-        )
+        what = f"is matched by {selector!r}" if isinstance(selector, str) else _described(selector)
+        count = "is 1 parameter" if len(found) == 1 else f"are {len(found)} parameters"
+        raise UsageError(f"no parameter {what}; there {count}: {listed}")
     return selected
+
+
+def _described(selector: Callable) -> str:
+    """For ``spatial_kernels``: "is among the spatial kernels"."""
+    return f"is among the {getattr(selector, '__name__', 'selected').replace('_', ' ')}"
 
 
 def matcher(selector: Selector) -> Callable[[str, Any], bool]:

@@ -1,6 +1,6 @@
 """Names for the things every module passes around, and the one error meant for people."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 Array: TypeAlias = Any
@@ -27,6 +27,17 @@ class UsageError(ValueError):
 
     Programs print the message alone and exit with status 2.
     """
+
+
+def require(condition: bool, name: str, value: Any, allowed: str) -> None:
+    """Raises UsageError: what was given for ``name``, and what is allowed."""
+    if not condition:
+        raise UsageError(f"{name} is {value!r}; it must be {allowed}")
+
+
+def require_one_of(choices: Sequence[str], name: str, value: Any) -> None:
+    """Raises UsageError unless the value is one of the choices."""
+    require(value in choices, name, value, "one of " + ", ".join(choices))
 
 
 class RunError(RuntimeError):

@@ -59,8 +59,10 @@ def claim(workdir: pathlib.Path, config: ExperimentConfig) -> None:
         return
     try:
         held = json.loads(record.read_text(encoding="utf-8"))["config"]
+        # Through the dataclasses: a setting that is newer than the run has its default there.
+        held = configs.to_json(configs.from_json(held))
         changed = _differences(held, configs.to_json(config))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (UsageError, OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UsageError(
             f"{record} cannot be read as the configuration of a run; name another workdir"
         ) from None
@@ -87,15 +89,35 @@ def _check_place(workdir: pathlib.Path) -> None:
         )
 
 
-def _differences(held: Any, asked: dict[str, dict[str, Any]]) -> list[str]:
+def _differences(held: dict[str, dict[str, Any]], asked: dict[str, dict[str, Any]]) -> list[str]:
     """What differs, as text; where data lies and is cached does not count."""
     changed = []
     for section, values in asked.items():
         for key, value in values.items():
-            old = held.get(section, {}).get(key)
+            old = held[section][key]
             if old != value and key not in PLACES:
                 changed.append(f"{key} is {old} there, {value} here")
     return changed
+
+
+def record_start(workdir: pathlib.Path, config: ExperimentConfig) -> None:
+    """Makes the folder and writes ``config.json``: the settings, and what runs them.
+
+    A run that goes on under another version, device or commit adds that to the list.
+
+    Raises:
+      UsageError: the folder cannot be made.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"workdir {workdir} cannot be made: {error.strerror}") from None
+    path, now = workdir / "config.json", environment()
+    held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    environments = held.get("environments", [])
+    if now not in environments[-1:]:
+        environments = [*environments, now]
+    write_json(path, {"config": configs.to_json(config), "environments": environments})
 
 
 def is_finished(workdir: pathlib.Path) -> bool:

@@ -3,11 +3,14 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from absl import flags
 
 from bbo.types import RunError, UsageError
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells give it."""
 HELP = ("-h", "-help", "--help", "-helpfull", "--helpfull")
 
 
@@ -44,8 +47,8 @@ def run_program(
         print("failed:", error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        print("interrupted; run the same command again", file=sys.stderr)
+        return INTERRUPTED
     except BrokenPipeError:  # The reader has left, as in `... --help | head`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -60,3 +63,12 @@ def _parse(flag_values: flags.FlagValues, argv: Sequence[str]) -> None:
         raise UsageError(str(error)) from None
     if stray:
         raise UsageError(f"unexpected argument {stray[0]!r}; settings are --name=value")
+
+
+def leave(status: int) -> NoReturn:
+    """Ends the process; after an interrupt at once, as threads that compile do not outlive it."""
+    if status == INTERRUPTED:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from bbo.prepared import find_prepared, read_metadata
 from bbo.types import UsageError
-from experiments.cli import run_program
+from experiments.cli import leave, run_program
 
 TIMEOUT = 10
 """Seconds without an answer after which a server counts as unreachable."""
@@ -37,7 +37,7 @@ ARCHIVES = {
 }
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_enum("dataset", "cifar10", list(ARCHIVES), "what to prepare", flag_values=FLAGS)
+flags.DEFINE_enum("dataset", None, list(ARCHIVES), "what to prepare", flag_values=FLAGS)
 flags.DEFINE_string(
     "data_dir", "~/tensorflow_datasets", "folder of prepared datasets", flag_values=FLAGS
 )
@@ -151,6 +151,8 @@ def counts(splits: Mapping) -> str:
 def main(flag_values: flags.FlagValues) -> None:
     """Prepares one dataset, unless it is there already."""
     name, data_dir = flag_values.dataset, flag_values.data_dir
+    if name is None:
+        raise UsageError(f"name what to prepare with --dataset={'|'.join(ARCHIVES)}")
     if list((Path(data_dir).expanduser() / name).glob("*/dataset_info.json")):
         directory, state = find_prepared(name, data_dir), "was already prepared"
     else:
@@ -159,4 +161,4 @@ def main(flag_values: flags.FlagValues) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_program(main, FLAGS, sys.argv))
+    leave(run_program(main, FLAGS, sys.argv))

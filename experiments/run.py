@@ -44,11 +44,12 @@ def main(values: flags.FlagValues) -> int:
     from bbo import pipeline, report
 
     result = pipeline.run_experiment(config, workdir)
-    print(f"\n{report.title(config)}\nTest accuracy (%) by share removed:\n")
+    print(f"\n{report.title(config)}\n{report.subtitle(config)}")
+    print("Test accuracy (%) by the share asked to be removed:\n")
     print(report.curve_table(result.curve))
     print(f"\nPlot:   {result.workdir / 'curve.png'}\nFolder: {result.workdir}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run_program(main, FLAGS, sys.argv))
+    cli.leave(cli.run_program(main, FLAGS, sys.argv))

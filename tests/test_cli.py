@@ -55,7 +55,7 @@ def test_interrupt(capsys):
         raise KeyboardInterrupt
 
     assert run([], main) == 130
-    assert capsys.readouterr().err == "interrupted\n"
+    assert capsys.readouterr().err == "interrupted; run the same command again\n"
 
 
 def test_help_shows_each_flag_with_its_default(capsys):

@@ -171,3 +171,10 @@ def test_curve_measures_the_pruned_network(curve):
         if (row["granularity"], row["sparsity"], row["recovery"]) == ("filter", 0.5, "none")
     )
     np.testing.assert_allclose(row["test_top1"], sum(map(remaining, kernels)), rtol=1e-6)
+
+
+def test_costs_may_exceed_32_bits():
+    params = {"kernel": jnp.ones((1, 1, 1, 4))}
+    masks = {"kernel": jnp.array([True, False, False, False])}
+    kept = jax.jit(lambda m: evaluate.kept_costs(params, m, {"kernel": 6_000_000_000}))(masks)
+    assert float(kept["macs_kept"]) == float(kept["params_kept"]) == 0.25

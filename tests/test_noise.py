@@ -186,3 +186,24 @@ def test_every_regulariser_by_name(name, weights, activations, per_example):
     if made.weights:
         noisy = made.weights(jax.random.key(0), {"kernel": W})["kernel"]
         assert noisy.shape == W.shape and not np.array_equal(noisy, W)
+
+
+@pytest.mark.parametrize(
+    "name, wrong",
+    [
+        ("batch_bridgeout", {"rate": 1.0}),
+        ("batch_bridgeout", {"rate": -0.3}),
+        ("batch_bridgeout", {"q": 0.0}),
+        ("batch_bridgeout", {"target_fraction": 0.0}),
+        ("batch_bridgeout", {"target_fraction": -0.5}),
+        ("batch_bridgeout", {"target_unit": "filtre"}),
+        ("group_bridgeout", {"q": -1.0}),
+        ("sparseout", {"rate": 1.5}),
+        ("targeted_dropout", {"rate": 0.0, "target_fraction": 0.5}),
+    ],
+)
+def test_arguments_out_of_range_are_refused(name, wrong):
+    valid = {"rate": 0.3, "q": 1.0} if "out" in name and name != "targeted_dropout" else {}
+    with pytest.raises(UsageError, match=f"{next(iter(wrong))} is .* must be"):
+        made = getattr(noise, name)(**(valid | wrong))
+        made.weights(jax.random.key(0), {"kernel": W})

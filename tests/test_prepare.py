@@ -142,7 +142,7 @@ def test_no_network(tmp_path, monkeypatch, capsys):
         raise urllib.error.URLError("no route")
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
-    status = run(f"--data_dir={tmp_path}/a/b")
+    status = run("--dataset=cifar10", f"--data_dir={tmp_path}/a/b")
     check_error(capsys, status, "cifar-10-binary.tar.gz", "no route", "--manual_dir")
     assert list(tmp_path.iterdir()) == []
 
@@ -158,20 +158,20 @@ def test_download(tmp_path, archives, monkeypatch, capsys):
         return Response((archives / url.rsplit("/", 1)[1]).read_bytes())
 
     monkeypatch.setattr(urllib.request, "urlopen", urlopen)
-    assert run(f"--data_dir={tmp_path}/a") == 0
+    assert run("--dataset=cifar10", f"--data_dir={tmp_path}/a") == 0
     assert "150 train, 50 test" in capsys.readouterr().out
 
 
 def test_a_wrong_archive(tmp_path, archives, capsys):
     make_cifar10(archives)  # not the published bytes
-    status = run(f"--data_dir={tmp_path}/a", f"--manual_dir={archives}")
+    status = run("--dataset=cifar10", f"--data_dir={tmp_path}/a", f"--manual_dir={archives}")
     path = archives / "cifar-10-binary.tar.gz"
     check_error(capsys, status, f"{path} has the wrong SHA-256", "https://www.cs.toronto.edu")
     assert not (tmp_path / "a").exists()
 
 
 def test_a_missing_archive(tmp_path, archives, capsys):
-    status = run(f"--data_dir={tmp_path}/a", f"--manual_dir={archives}")
+    status = run("--dataset=cifar10", f"--data_dir={tmp_path}/a", f"--manual_dir={archives}")
     check_error(capsys, status, "has no cifar-10-binary.tar.gz", "https://www.cs.toronto.edu")
     assert not (tmp_path / "a").exists()
 
@@ -179,7 +179,7 @@ def test_a_missing_archive(tmp_path, archives, capsys):
 def test_an_unwritable_target(tmp_path, archives, capsys):
     (tmp_path / "file").touch()
     make_cifar10(archives)
-    status = run(f"--data_dir={tmp_path}/file/a", f"--manual_dir={archives}")
+    status = run("--dataset=cifar10", f"--data_dir={tmp_path}/file/a", f"--manual_dir={archives}")
     check_error(capsys, status, f"{tmp_path}/file/a", "Not a directory")
 
 
@@ -191,4 +191,6 @@ def test_a_damaged_dataset_is_not_called_prepared(tmp_path, capsys):
     directory = tmp_path / "cifar10" / "3.0.2"
     directory.mkdir(parents=True)
     (directory / "dataset_info.json").write_text("{")
-    check_error(capsys, run(f"--data_dir={tmp_path}"), "dataset_info.json", "move")
+    check_error(
+        capsys, run("--dataset=cifar10", f"--data_dir={tmp_path}"), "dataset_info.json", "move"
+    )

@@ -170,3 +170,40 @@ def test_sparsity_out_of_range(sparsity):
 def test_missing_norm_is_named():
     with pytest.raises(UsageError, match="conv/kernel has none"):
         pruning.scores({"conv": {"kernel": KERNEL}}, criterion="norm_scale", granularity="filter")
+
+
+def test_clean_finds_norms_by_the_rule_it_is_given():
+    ones = jnp.ones(4)
+    params = {
+        "Conv_0": {"kernel": KERNEL, "bias": ones},
+        "BatchNorm_0": {"scale": ones, "bias": ones},
+    }
+    scored = pruning.scores(params, criterion="l2", granularity="filter")
+    ranked, counts = pruning.ranks(scored), pruning.drop_counts(scored, 0.5)
+    with pytest.raises(UsageError, match="Conv_0/kernel has no Conv_0_norm/scale"):
+        pruning.masks(params, ranked, counts)
+    masks = pruning.masks(params, ranked, counts, norm=lambda name: "BatchNorm_0")
+    assert masks["BatchNorm_0"]["scale"].tolist() == masks["Conv_0"]["bias"].tolist()
+    assert masks["BatchNorm_0"]["bias"].tolist() == [True, False, False, True]
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_scores_of_narrow_types_are_not_tied(dtype):
+    kernel = (100 * jax.random.normal(jax.random.key(0), (3, 3, 16, 64))).astype(dtype)
+    scored = pruning.scores({"kernel": kernel}, criterion="l2", granularity="filter")["kernel"]
+    assert scored.dtype == jnp.float32 and len(set(scored.tolist())) == 64
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"criterion": "l3"},
+        {"granularity": "filtre"},
+        {"granularity": "kernel", "criterion": "geometric_median"},
+        {"scope": "Global"},
+        {"meaning": "Clean"},
+    ],
+)
+def test_wrong_words_are_refused(wrong):
+    with pytest.raises(UsageError, match=f"{next(iter(wrong))} is .* must be"):
+        prune({"kernel": KERNEL}, 0.5, **({"granularity": "filter"} | wrong))

@@ -13,6 +13,7 @@ ROWS = [
         "granularity": granularity,
         "recovery": recovery,
         "sparsity": sparsity,
+        "achieved_sparsity": sparsity,
         "test_top1": accuracy,
         "test_loss": 1 / 3,
     }

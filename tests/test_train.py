@@ -6,6 +6,7 @@ import pytest
 
 from bbo import stages
 from bbo.config import ExperimentConfig, override
+from bbo.types import UsageError
 
 SMALL = override(ExperimentConfig(), epochs=2, batch_size=64, width=0.25, weight_decay=5e-3)
 
@@ -34,3 +35,8 @@ def test_the_result_does_not_depend_on_the_devices(regulariser):
                 strict=True,
             ):
                 np.testing.assert_allclose(many, one, rtol=0, atol=1e-6)
+
+
+def test_pmap_refuses_bfloat16_on_cpu():
+    with pytest.raises(UsageError, match="use parallel=jit"):
+        stages.set_up(override(SMALL, parallel="pmap", dtype="bfloat16"))

@@ -146,3 +146,8 @@ def test_names_are_the_same_while_jax_traces():
     doubled = double({"conv": {"kernel": jnp.ones(2)}})
     assert seen == ["conv/kernel"]
     np.testing.assert_array_equal(doubled["conv"]["kernel"], [2, 2])
+
+
+def test_leaves_of_one_name_are_refused():
+    with pytest.raises(UsageError, match="several leaves of the tree are called a/b"):
+        trees.flatten({"a/b": 1, "a": {"b": 2}})

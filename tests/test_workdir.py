@@ -14,7 +14,7 @@ CONFIG = ExperimentConfig()
 
 
 def record(config):
-    return {"config": configs.to_json(config), "environment": {}}
+    return {"config": configs.to_json(config), "environments": []}
 
 
 def check_refused(folder, message, config=CONFIG):
@@ -53,14 +53,16 @@ def test_where_data_lies_does_not_count(tmp_path):
     workdirs.claim(tmp_path, override(CONFIG, data_dir="/elsewhere", cache_dir="/other"))
 
 
-def test_claim_names_settings_that_an_older_record_lacks(tmp_path):
+def test_a_setting_newer_than_the_record_has_its_default_there(tmp_path):
     held = record(CONFIG)
     del held["config"]["optimizer"]["reset_momentum"]
     workdirs.write_json(tmp_path / "config.json", held)
-    check_refused(tmp_path, "reset_momentum is None there, False here")
+    workdirs.claim(tmp_path, CONFIG)
+    with pytest.raises(UsageError, match="reset_momentum is False there, True here"):
+        workdirs.claim(tmp_path, configs.override(CONFIG, reset_momentum=True))
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "3", '{"environment": {}}', "\udcff"])
+@pytest.mark.parametrize("text", ["", "{", "[1]", "3", '{"environments": []}', "\udcff"])
 def test_claim_refuses_a_config_it_cannot_read(tmp_path, text):
     (tmp_path / "config.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     check_refused(tmp_path, "config.json cannot be read as the configuration")
