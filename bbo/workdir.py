@@ -133,7 +133,7 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
         "device": devices[0].device_kind,
         "num_devices": len(devices),
         "commit": source_commit(),
