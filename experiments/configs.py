@@ -11,7 +11,7 @@ digits = override(
     batch_size=64,
     rate=0.15,
     q=1.0,
-    # What is pruned is what is targeted: on held-out images it beat targeting 2-D kernels.
+    # What is targeted is what is pruned.
     target_unit="filter",
     # The penalty acts until the end, and the best epoch on 144 images is often an early one.
     select="last",
