@@ -29,8 +29,7 @@ def centred(keep: Array, rate: float) -> Array:
 def draw_bernoulli(rng: Rng, probability: float, shape: tuple[int, ...]) -> Array:
     """``jax.random.bernoulli``, drawn as a vector: the same bits, compiled many times faster.
 
-    XLA's CPU compiler takes ten seconds for a threefry draw over four axes, and a quarter of a
-    second for one over a single axis (jaxlib 0.10).
+    XLA's CPU compiler spends most of its time on threefry draws over several axes.
     """
     return jax.random.bernoulli(rng, probability, (math.prod(shape),)).reshape(shape)
 

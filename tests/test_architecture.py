@@ -101,7 +101,7 @@ def test_what_refuses_wrong_settings_loads_no_jax():
     assert (done.stdout, done.stderr) == ("[] []\n", "")
 
 
-@pytest.mark.parametrize("folder", ["bbo", "experiments", "launch"])
+@pytest.mark.parametrize("folder", ["bbo", "experiments"])
 def test_no_file_is_longer_than_300_lines(folder):
     lengths = {
         str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines())

@@ -19,7 +19,7 @@ Noise = Callable[[Rng, Array], Array] | None
 def conv2d(lhs: Array, rhs: Array, strides: Any, padding: Any, **options: Any) -> Array:
     """``lax.conv_general_dilated`` without its slow path on the CPU.
 
-    XLA's CPU backend drops to a naive loop, some forty times slower, where the kernel is larger
+    XLA's CPU backend drops to a naive loop, many times slower, where the kernel is larger
     than an image of more than one pixel: the last stage of a VGG. There, and only there, the
     windows are gathered (im2col) and multiplied in one product.
 
