@@ -14,7 +14,8 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["bbo*", "experiments*"]),
+    package_data={"experiments": ["published/*.csv"], "launch": ["job.sh"]},
+    packages=find_packages(include=["bbo*", "experiments*", "launch*"]),
     install_requires=[
         "absl-py>=2.1",
         "flax>=0.12",
@@ -26,6 +27,7 @@ setup(
         "orbax-checkpoint>=0.11.30",
         "pandas>=2.2",
         "scikit-learn>=1.5",
+        "scipy>=1.13",
         "tensorboardX>=2.6.2",
         "tqdm>=4.66",
         # TFDS without TensorFlow: it imports the next four itself and declares none of them
@@ -37,11 +39,12 @@ setup(
         "protobuf>=6.31.1",
     ],
     extras_require={
-        "test": ["pytest>=8", "pytest-xdist>=3.6"],
+        "test": ["kubeflow-trainer-api>=2.1", "pytest>=8", "pytest-xdist>=3.6", "pyyaml>=6"],
         "dev": ["ruff>=0.12", "pyright[nodejs]>=1.1.400"],
         "export": ["jax2onnx>=0.17", "onnxruntime>=1.20"],
-        "notebook": ["ipykernel>=6", "nbconvert>=7"],
+        "notebook": ["jupyterlab>=4"],
         "cuda13": ["jax[cuda13]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
+        "k8s": ["jax[k8s]>=0.10"],
     },
 )

@@ -26,12 +26,24 @@ class Split(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """Three disjoint splits; ``validation`` has no row if nothing is held out."""
+    """Images to train on, of which some are held out, and images to test on."""
 
-    train: Split
-    validation: Split
+    training: Split
+    """Before any is held out."""
+    held_out: np.ndarray
+    """bool [n]: which of them are for validation."""
     test: Split
     info: DatasetInfo
+
+    @property
+    def train(self) -> Split:
+        """The training images that are not held out."""
+        return _rows(self.training, ~self.held_out)
+
+    @property
+    def validation(self) -> Split:
+        """The training images that are held out; there may be none."""
+        return _rows(self.training, self.held_out)
 
 
 def load_dataset(config: DataConfig, *, seed: int) -> Dataset:
@@ -55,7 +67,7 @@ def load_dataset(config: DataConfig, *, seed: int) -> Dataset:
                 f"{config.dataset}: images {shape}, labels up to {classes[-1]}"
             )
     held_out = _choose_validation(train.label, config.validation_fraction, seed)
-    return Dataset(_rows(train, ~held_out), _rows(train, held_out), test, info)
+    return Dataset(train, held_out, test, info)
 
 
 def _load_prepared(config: DataConfig) -> tuple[Split, Split]:

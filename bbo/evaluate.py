@@ -1,15 +1,26 @@
 """Evaluation of a network, and of a network pruned at every intensity."""
 
+import collections
+import itertools
+import math
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from absl import logging
 
-from bbo import pruning, trees
+from bbo import pruning, sharding, trees
 from bbo.config import PruningConfig
-from bbo.types import Array, Masks, Params, PyTree
+from bbo.types import Array, Masks, Params, Preempted, PyTree, UsageError
+
+CONFIDENCE_BINS = 15
+"""Of the calibration error: of equal width, each with its upper edge."""
+CLASS = "/"
+"""Stands between the name of a number and the class that it is of: ``class_top1/3``."""
 
 
 def batch_sums(logits: Array, labels: Array, valid: Array) -> dict[str, Array]:
@@ -21,32 +32,58 @@ def batch_sums(logits: Array, labels: Array, valid: Array) -> dict[str, Array]:
       valid: bool [n]; False for the padding of a last batch.
 
     Returns:
-      ``count``, ``loss`` (cross-entropy), ``top1`` and ``top5`` (numbers of hits).
+      ``count``, ``loss`` (cross-entropy, that is the negative log-likelihood), ``top1`` and
+      ``top5`` (numbers of hits); ``gap`` [15]: confidence (the largest probability) less hits, by
+      bin of the confidence; ``class_count`` and ``class_top1`` [classes]: examples and hits.
     """
     weight = valid.astype(jnp.float32)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)
     of_label = jnp.take_along_axis(logits, labels[:, None], axis=-1)
     # Not below counts as above: a network that says nothing, or NaN, gets no credit.
     above = jnp.sum(~(logits < of_label), axis=-1)
+    hits = (valid & (above <= 1)).astype(jnp.float32)
+    confidence = jnp.max(jax.nn.softmax(logits.astype(jnp.float32)), axis=-1)
+    bins = jnp.clip(jnp.ceil(confidence * CONFIDENCE_BINS) - 1, 0, CONFIDENCE_BINS - 1)
     return {
         "count": jnp.sum(weight),
         "loss": jnp.sum(losses * weight),
-        "top1": jnp.sum(valid & (above <= 1), dtype=jnp.float32),
+        "top1": jnp.sum(hits),
         "top5": jnp.sum(valid & (above <= 5), dtype=jnp.float32),
+        "gap": _sums_by(bins, CONFIDENCE_BINS, confidence * weight - hits),
+        "class_count": _sums_by(labels, logits.shape[-1], weight),
+        "class_top1": _sums_by(labels, logits.shape[-1], hits),
     }
 
 
+def _sums_by(group: Array, number: int, values: Array) -> Array:
+    """Sums [number] of values [n] by group [n]; in a fixed order, unlike a scatter on GPU."""
+    chosen = group[:, None] == jnp.arange(number, dtype=group.dtype)
+    return jnp.sum(jnp.where(chosen, values[:, None], 0.0), axis=0)
+
+
 def evaluate(sums: Callable[[Any], dict[str, Array]], batches: Iterable[Any]) -> dict[str, float]:
-    """Means of ``loss``, ``top1`` and ``top5`` (fractions) over all batches.
+    """Means of ``loss``, ``top1`` and ``top5`` (fractions), calibration and accuracy by class.
 
     Args:
       sums: ``batch -> batch_sums(...)``, compiled.
       batches: of one split.
+
+    Returns:
+      those means; ``ece``, the expected calibration error (Guo et al. 2017, "On Calibration of
+      Modern Neural Networks", equation 3); and ``class_top1/<class>``, NaN for a class of which
+      there is no example.
     """
-    collected = [sums(batch) for batch in batches]  # dispatched; nothing waits until the end
-    totals = {key: sum(float(part[key]) for part in collected) for key in collected[0]}
-    count = totals.pop("count")
-    return {key: total / count for key, total in totals.items()}
+    collected = []
+    for batch in batches:
+        collected.append(sums(batch))
+        jax.block_until_ready(collected[-sharding.AHEAD :][0])
+    read = jax.device_get(collected)
+    total = {key: np.sum([part[key] for part in read], axis=0, dtype=np.float64) for key in read[0]}
+    numbers = {key: float(total[key] / total["count"]) for key in ("loss", "top1", "top5")}
+    numbers["ece"] = float(np.sum(np.abs(total["gap"])) / total["count"])
+    hits, counts = np.atleast_1d(total["class_top1"]), np.atleast_1d(total["class_count"])
+    shares = [float(n / of) if of else math.nan for n, of in zip(hits, counts, strict=True)]
+    return numbers | {f"class_top1{CLASS}{i}": round(share, 4) for i, share in enumerate(shares)}
 
 
 class CurveTools(NamedTuple):
@@ -63,7 +100,7 @@ class CurveTools(NamedTuple):
 
 
 def pruning_curve(
-    variables: PyTree, config: PruningConfig, tools: CurveTools
+    variables: PyTree, config: PruningConfig, tools: CurveTools, *, skip: int = 0
 ) -> Iterator[dict[str, Any]]:
     """Prunes and evaluates at every sparsity: one row for each granularity, sparsity and recovery.
 
@@ -73,22 +110,27 @@ def pruning_curve(
       variables: ``params`` and ``batch_stats`` of the trained network.
       config: what to prune, and how.
       tools: see there.
+      skip: rows that are known already; the first to be left out.
 
     Yields:
       rows of the curve: settings, ``sparsity`` requested and ``achieved_sparsity`` (fraction of
       the units), ``units_kept``, ``params_kept``, ``macs_kept`` (fractions; a multiply-add counts
-      as kept if its weight is), and the columns of ``tools.evaluate``.
+      as kept if its weight is), the columns of ``tools.evaluate``, with those of all classes
+      joined to one; and ``error``: empty, or why the point could not be measured; the columns of
+      ``tools.evaluate`` are missing then.
     """
-    for granularity in config.granularity:
+    points = itertools.product(config.granularity, config.sparsities, config.recovery)
+    left = itertools.islice(points, skip, None)
+    for granularity, of_granularity in itertools.groupby(left, operator.itemgetter(0)):
         scored = tools.scores(granularity)
         ranked = jax.jit(lambda s: pruning.ranks(s, scope=config.scope))(scored)
         prune = _pruner(config.meaning, tools.macs)
-        for sparsity in config.sparsities:
+        for sparsity, of_sparsity in itertools.groupby(of_granularity, operator.itemgetter(1)):
             counts = pruning.drop_counts(scored, sparsity, scope=config.scope)
             params, kept = prune(variables["params"], ranked, _as_arrays(counts))
             kept = {key: float(value) for key, value in kept.items()}
-            for recovery in config.recovery:
-                mended = tools.recoveries[recovery](variables | {"params": params})
+            for _, _, recovery in of_sparsity:
+                pruned = variables | {"params": params}
                 yield {
                     "criterion": config.criterion,
                     "granularity": granularity,
@@ -98,8 +140,47 @@ def pruning_curve(
                     "sparsity": sparsity,
                     "achieved_sparsity": 1 - kept["units_kept"],
                     **kept,
-                    **tools.evaluate(mended),
+                    **_measured(pruned, tools.recoveries[recovery], tools.evaluate),
                 }
+
+
+def _measured(
+    pruned: PyTree,
+    mend: Callable[[PyTree], PyTree],
+    measure: Callable[[PyTree], dict[str, float]],
+) -> dict[str, Any]:
+    """The numbers of one point, or an error instead: the points after it are still worth having."""
+    try:
+        numbers = measure(mend(pruned))
+    except (Preempted, UsageError):
+        raise
+    except Exception as error:  # of the device, out of memory: whatever it is, it is recorded
+        if jax.process_count() > 1:  # the others are in the midst of this point, and would wait
+            raise
+        logging.warning("a point of the pruning curve failed", exc_info=True)
+        return {"error": f"{type(error).__name__}: {error}".partition("\n")[0].strip()}
+    # A class without examples has no accuracy, and that is no failure.
+    wrong = [
+        f"{name} is {value}"
+        for name, value in numbers.items()
+        if CLASS not in name and not math.isfinite(value)
+    ]
+    return {"error": ", ".join(wrong)} if wrong else join_classes(numbers) | {"error": ""}
+
+
+def join_classes(numbers: Mapping[str, float]) -> dict[str, Any]:
+    """The numbers, with those of single classes as one text, in the order of the classes.
+
+    >>> join_classes({"top1": 0.5, "class_top1/0": 1.0, "class_top1/1": 0.25})
+    {'top1': 0.5, 'class_top1': '1;0.25'}
+    """
+    joined, texts = {}, collections.defaultdict(list)
+    for key, value in numbers.items():
+        name, of_class, _ = key.partition(CLASS)
+        if of_class:
+            texts[name].append("" if math.isnan(value) else f"{value:.4g}")
+        joined[name] = ";".join(texts[name]) if of_class else value
+    return joined
 
 
 def _as_arrays(counts: Mapping[str, int]) -> dict[str, Array]:

@@ -20,8 +20,8 @@ def metrics_writer(
     lost and will be written again.
     """
     path = workdir / "metrics.jsonl"
-    kept = [record for record in read_metrics(path) if record["epoch"] <= resumed_epoch]
-    workdirs.write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+    held = workdirs.read_lines(path)
+    workdirs.write_lines(path, [record for record in held if record["epoch"] <= resumed_epoch])
     events = SummaryWriter(str(workdir / "tensorboard"), purge_step=resumed_epoch + 1)
     with path.open("a", encoding="utf-8") as lines, contextlib.closing(events):
 
@@ -32,14 +32,3 @@ def metrics_writer(
                 events.add_scalar(name, value, epoch)
 
         yield write
-
-
-def read_metrics(path: pathlib.Path) -> list[dict]:
-    """The records of a ``metrics.jsonl``; what follows a line cut short by a crash is left out."""
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return records

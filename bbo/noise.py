@@ -80,7 +80,7 @@ def _bridgeout(q: float) -> Callable[[Array, Array], Array]:
 def _on_weights(
     perturb: Callable[[Array, Array], Array],
     *,
-    rate: float,
+    rate: float | Array,
     on: trees.Selector,
     target_fraction: float = 1.0,
     target_unit: str = "kernel",
@@ -97,7 +97,7 @@ def _on_weights(
 
 
 def _on_activations(
-    perturb: Callable[[Array, Array], Array], *, rate: float, target_fraction: float
+    perturb: Callable[[Array, Array], Array], *, rate: float | Array, target_fraction: float
 ) -> Callable[..., Array]:
     check_rate(rate)
 
@@ -123,7 +123,7 @@ def none() -> Regulariser:
 
 def batch_bridgeout(
     *,
-    rate: float,
+    rate: float | Array,
     q: float,
     target_fraction: float = 0.75,
     target_unit: str = "kernel",
@@ -160,35 +160,39 @@ def batch_bridgeout(
     )
 
 
-def bridgeout(*, rate: float, q: float, on: trees.Selector = spatial_kernels) -> Regulariser:
+def bridgeout(
+    *, rate: float | Array, q: float, on: trees.Selector = spatial_kernels
+) -> Regulariser:
     """``w + |w|**(q/2) xi``, a draw for each example (arXiv 1804.08042); for small networks."""
     return Regulariser(weights=_on_weights(_bridgeout(q), rate=rate, on=on), per_example=True)
 
 
-def group_bridgeout(*, rate: float, q: float, on: trees.Selector = spatial_kernels) -> Regulariser:
+def group_bridgeout(
+    *, rate: float | Array, q: float, on: trees.Selector = spatial_kernels
+) -> Regulariser:
     """``w_ij + |w_j|**(q/2) xi_ij`` with the norm of filter j: group sparsity, one draw a step."""
     require(q > 0, "q", q, "> 0")
     return Regulariser(weights=_on_weights(lambda w, xi: group_perturb(w, xi, q), rate=rate, on=on))
 
 
-def dropconnect(*, rate: float, on: trees.Selector = spatial_kernels) -> Regulariser:
+def dropconnect(*, rate: float | Array, on: trees.Selector = spatial_kernels) -> Regulariser:
     """``w * keep / (1 - rate)``, one draw a step."""
     return Regulariser(weights=_on_weights(drop, rate=rate, on=on))
 
 
-def shakeout(*, rate: float, c: float, on: trees.Selector = spatial_kernels) -> Regulariser:
+def shakeout(*, rate: float | Array, c: float, on: trees.Selector = spatial_kernels) -> Regulariser:
     """``w + xi (w + c sign(w))``, one draw a step: an L0 + L1 + L2 penalty."""
     return Regulariser(weights=_on_weights(lambda w, xi: shake(w, xi, c), rate=rate, on=on))
 
 
-def dropout(*, rate: float, target_fraction: float = 1.0) -> Regulariser:
+def dropout(*, rate: float | Array, target_fraction: float = 1.0) -> Regulariser:
     """``x * keep / (1 - rate)`` on activations, of the weakest channel maps only if targeted."""
     return Regulariser(
         activations=_on_activations(drop, rate=rate, target_fraction=target_fraction)
     )
 
 
-def sparseout(*, rate: float, q: float, target_fraction: float = 1.0) -> Regulariser:
+def sparseout(*, rate: float | Array, q: float, target_fraction: float = 1.0) -> Regulariser:
     """``a + |a|**(q/2) xi`` on activations: an L_q penalty on them (arXiv 1904.08050)."""
     return Regulariser(
         activations=_on_activations(_bridgeout(q), rate=rate, target_fraction=target_fraction)
@@ -197,7 +201,7 @@ def sparseout(*, rate: float, q: float, target_fraction: float = 1.0) -> Regular
 
 def targeted_dropout(
     *,
-    rate: float,
+    rate: float | Array,
     target_fraction: float,
     target_unit: str = "weight",
     on: trees.Selector = spatial_kernels,
@@ -220,10 +224,11 @@ def targeted_dropout(
     return Regulariser(weights=lambda rng, params: perturb_selected(rng, params, on, transform))
 
 
-def create_regulariser(config: NoiseConfig) -> Regulariser:
-    """The regulariser of a configuration."""
+def create_regulariser(config: NoiseConfig, rate: Array | None = None) -> Regulariser:
+    """The regulariser of a configuration; with another ``rate``, which may be traced, if given."""
     on = config.noise_on or spatial_kernels
-    rate, q = config.rate, config.q
+    rate = config.rate if rate is None else rate
+    q = config.q
     target = {"target_fraction": config.target_fraction, "target_unit": config.target_unit}
     maps = {"target_fraction": config.activation_target_fraction}
     makers: dict[str, Callable[[], Regulariser]] = {

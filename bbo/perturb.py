@@ -21,12 +21,12 @@ EPSILON = 1e-12
 """Added to a magnitude before it is raised to a power, as in the authors' program."""
 
 
-def centred(keep: Array, rate: float) -> Array:
+def centred(keep: Array, rate: float | Array) -> Array:
     """``xi`` of a Bernoulli keep mask (1 = kept): mean 0, variance ``rate / (1 - rate)``."""
     return keep / (1 - rate) - 1
 
 
-def draw_bernoulli(rng: Rng, probability: float, shape: tuple[int, ...]) -> Array:
+def draw_bernoulli(rng: Rng, probability: float | Array, shape: tuple[int, ...]) -> Array:
     """``jax.random.bernoulli``, drawn as a vector: the same bits, compiled many times faster.
 
     XLA's CPU compiler spends most of its time on threefry draws over several axes.
@@ -34,12 +34,15 @@ def draw_bernoulli(rng: Rng, probability: float, shape: tuple[int, ...]) -> Arra
     return jax.random.bernoulli(rng, probability, (math.prod(shape),)).reshape(shape)
 
 
-def check_rate(rate: float) -> None:
-    """Raises UsageError unless a probability of dropping is in (0, 1)."""
-    require(0 < rate < 1, "rate", rate, "in (0, 1), for instance 0.3")
+def check_rate(rate: float | Array) -> None:
+    """Raises UsageError unless a number is a probability of dropping, in (0, 1)."""
+    if not isinstance(rate, jax.Array):
+        require(0 < rate < 1, "rate", rate, "in (0, 1), for instance 0.3")
 
 
-def draw_xi(rng: Rng, shape: tuple[int, ...], rate: float, dtype: Any = jnp.float32) -> Array:
+def draw_xi(
+    rng: Rng, shape: tuple[int, ...], rate: float | Array, dtype: Any = jnp.float32
+) -> Array:
     """A fresh ``xi`` of the given shape."""
     return centred(draw_bernoulli(rng, 1 - rate, shape).astype(dtype), rate)
 

@@ -1,15 +1,17 @@
 """The one composer: train, prune, evaluate, and leave a folder behind."""
 
+import contextlib
 import json
 import pathlib
-import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from bbo import cost, metrics, report, stages
+from bbo import cost, curves, fitting, members, preemption, report, runs, sharding
 from bbo import workdir as workdirs
 from bbo.config import ExperimentConfig
+from bbo.types import RunError
 
 
 class Result(NamedTuple):
@@ -21,48 +23,131 @@ class Result(NamedTuple):
     summary: dict[str, Any]
 
 
-def run_experiment(config: ExperimentConfig, workdir: pathlib.Path) -> Result:
+def run_experiment(
+    config: ExperimentConfig,
+    workdir: pathlib.Path,
+    should_stop: preemption.ShouldStop = preemption.never,
+) -> Result:
     """Trains, prunes, evaluates; resumes what was interrupted; a finished run is only read.
+
+    In a run of many processes the first one writes, and it alone is sure to have the whole result.
 
     Args:
       config: all settings.
       workdir: the folder of this run, made if absent. Left in it: ``config.json``,
         ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``curve.csv``, ``curve.png`` and,
         last of all, ``summary.json``.
+      should_stop: asked throughout, see ``preemption.watch``.
 
     Raises:
       UsageError: settings that do not fit each other, the data, the devices or the folder;
         nothing has been written then.
-      RunError: training diverged.
+      RunError: training diverged, or the network could be measured at no pruning point.
+      Preempted: by ``should_stop``; the same call goes on from there.
     """
     workdirs.claim(workdir, config)
-    if workdirs.is_finished(workdir):
+    # Asked once for all processes: they must not disagree about what comes next.
+    if sharding.agreed(workdirs.is_finished(workdir)):
         return read_result(workdir)
-    run = stages.set_up(config)
+    run = runs.set_up(config)
+    if not sharding.is_first_process():
+        return _complete(run, workdir, should_stop)
     workdirs.record_start(workdir, config)
-    network = stages.train_network(run, workdir)
-    trained = time.monotonic()
-    report.write_curve(workdir / "curve.csv", stages.prune_network(run, network))
-    curve = report.read_curve(workdir / "curve.csv")
-    heading = f"{report.title(config)}\n{report.subtitle(config)}"
-    report.plot_curve(workdir / "curve.png", curve, title=heading)
-    epochs = metrics.read_metrics(workdir / "metrics.jsonl")
+    with workdirs.held(workdir):
+        return _complete(run, workdir, should_stop)
+
+
+def run_members(
+    configs: Sequence[ExperimentConfig],
+    folders: Sequence[pathlib.Path],
+    should_stop: preemption.ShouldStop = preemption.never,
+) -> list[Result]:
+    """Several experiments that are trained together, as one program; else as ``run_experiment``.
+
+    Args:
+      configs: alike but for ``seed`` and ``rate``.
+      folders: of each.
+      should_stop: asked throughout.
+
+    Raises:
+      UsageError, RunError, Preempted: as ``run_experiment``; the settings differ in more, or this
+        is one process of many.
+    """
+    members.check_alike(configs)
+    for config, folder in zip(configs, folders, strict=True):
+        workdirs.claim(folder, config)
+    left = [
+        (config, folder)
+        for config, folder in zip(configs, folders, strict=True)
+        if not workdirs.is_finished(folder)
+    ]
+    made: list[runs.Run] = []
+    for config, _ in left:
+        made.append(runs.set_up(config, like=made[0] if made else None))
+    completed = {}
+    with contextlib.ExitStack() as stack:
+        for config, folder in left:
+            workdirs.record_start(folder, config)
+            stack.enter_context(workdirs.held(folder))
+        if len(left) > 1:
+            members.train_together(made, [folder for _, folder in left], should_stop)
+        for run, (_, folder) in zip(made, left, strict=True):
+            completed[folder] = _complete(run, folder, should_stop)
+    return [completed.get(folder) or read_result(folder) for folder in folders]
+
+
+def _complete(run: runs.Run, workdir: pathlib.Path, should_stop: preemption.ShouldStop) -> Result:
+    """Trains on, prunes, evaluates and writes."""
+    network, count = fitting.train_network(run, workdir, should_stop)
+    poll = preemption.poller(should_stop, count)
+    rows = curves.prune_network(run, network, workdir, poll)
+    seconds = sum(row.pop("seconds", 0.0) for row in rows)
     summary = {
-        "unpruned_test_top1": _unpruned(curve),
         "selected_epoch": int(network.epoch),
         "num_params": cost.num_params(network.variables["params"]),
         "macs": sum(run.macs.values()),
-        "seconds_to_train": round(sum(r["seconds"] for r in epochs), 2),
-        "seconds_to_prune_and_evaluate": round(time.monotonic() - trained, 2),
+        "seconds_to_prune_and_evaluate": round(seconds, 2),
     }
+    if not sharding.is_first_process():
+        return Result(workdir, pd.DataFrame(rows), summary)
+    return _finish(run.config, workdir, rows, summary)
+
+
+def _finish(
+    config: ExperimentConfig,
+    workdir: pathlib.Path,
+    rows: list[dict[str, Any]],
+    summary: dict[str, Any],
+) -> Result:
+    """Writes the curve and, last of all, the summary.
+
+    Raises:
+      RunError: there is nothing to write; the same command prunes and measures again.
+    """
+    failed = [row["error"] for row in rows if row.get("error")]
+    if len(failed) == len(rows):
+        (workdir / "curve.jsonl").unlink()
+        raise RunError(f"no point of the pruning curve could be measured; the first: {failed[0]}")
+    report.write_curve(workdir / "curve.csv", rows)
+    curve = report.read_curve(workdir / "curve.csv")
+    heading = f"{report.title(config)}\n{report.subtitle(config)}"
+    report.plot_curve(workdir / "curve.png", curve, title=heading)
+    epochs = workdirs.read_lines(workdir / "metrics.jsonl")
+    summary = {
+        "unpruned_test_top1": _unpruned(curve),
+        "seconds_to_train": round(sum(epoch["seconds"] for epoch in epochs), 2),
+        **summary,
+        "failed_points": len(failed),
+    }
+    (workdir / "curve.jsonl").unlink()
     workdirs.write_json(workdir / "summary.json", summary)
     return Result(workdir, curve, summary)
 
 
 def _unpruned(curve: pd.DataFrame) -> dict[str, float]:
     """Test accuracy at sparsity 0 by recovery, if that was asked for."""
-    rows = curve[curve["sparsity"] == 0].groupby("recovery", sort=False)
-    return rows["test_top1"].first().round(4).to_dict()
+    rows = curve[(curve["sparsity"] == 0) & curve["test_top1"].notna()]
+    return rows.groupby("recovery", sort=False)["test_top1"].first().round(4).to_dict()
 
 
 def read_result(workdir: pathlib.Path) -> Result:

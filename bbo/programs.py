@@ -8,9 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from bbo import data, evaluate, sharding, train
+from bbo import data, evaluate, least_squares, pruning, sharding, train
 from bbo.catalog import DATASETS
 from bbo.config import ExperimentConfig
 from bbo.models import create_model
@@ -37,6 +37,8 @@ class Programs(NamedTuple):
     evaluate: Callable[[PyTree, Images, PyTree], dict[str, Array]]
     moments: Callable[[PyTree, Images, PyTree], PyTree]
     """BatchNorm statistics of one augmented batch, without noise."""
+    refit: Callable[[PyTree, PyTree, Images, PyTree], PyTree]
+    """Variables before and after pruning to mended ones, see ``least_squares.refit``."""
     gradients: Callable[[PyTree, Images, PyTree], Params]
     """Of the loss on one batch, in evaluation mode."""
 
@@ -52,16 +54,16 @@ def create_programs(
     model = _create_model(config)
     if config.train.parallel == "pmap" and _compiler_options(config):
         raise UsageError("bfloat16 on CPU needs compiler options that pmap lacks; use parallel=jit")
+    if config.train.parallel == "pmap" and mesh.is_multi_process:
+        raise UsageError("pmap works within one process; use parallel=jit over several")
+    everywhere = NamedSharding(mesh, PartitionSpec())
     return Programs(
         model=model,
-        train=sharding.parallelise(
-            _train_step(config, optimizer),
-            parallel=config.train.parallel,
-            mesh=mesh,
-            options=_compiler_options(config),
-        ),
+        train=create_train(config, optimizer, mesh),
         **{
-            name: jax.jit(program, compiler_options=_compiler_options(config))
+            name: jax.jit(
+                program, out_shardings=everywhere, compiler_options=_compiler_options(config)
+            )
             for name, program in _measurements(config, model).items()
         },
     )
@@ -100,8 +102,44 @@ def _batch_of(
     }
 
 
-def _train_step(config: ExperimentConfig, optimizer: optax.GradientTransformation) -> Callable:
-    regulariser = create_regulariser(config.noise)
+def create_train(
+    config: ExperimentConfig, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> Callable[[train.TrainState, Images, PyTree], tuple[train.TrainState, dict[str, Array]]]:
+    """The training step, compiled at its first call; it alone depends on the noise."""
+    return sharding.parallelise(
+        _train_step(config, optimizer),
+        parallel=config.train.parallel,
+        mesh=mesh,
+        options=_compiler_options(config),
+    )
+
+
+def create_members_step(
+    config: ExperimentConfig, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> Callable[[train.TrainState, Images, PyTree, Array], tuple[train.TrainState, dict]]:
+    """The training step of several runs at once, compiled as one program.
+
+    It takes and gives what ``Programs.train`` does, each with a first axis more, over the members;
+    but for the images, which are the same for all, and with the rate of the noise of each.
+    """
+
+    def step(state: train.TrainState, images: Images, choice: PyTree, rate: Array) -> Any:
+        return _train_step(config, optimizer, rate)(state, images, choice)
+
+    return jax.jit(
+        jax.vmap(step, in_axes=(0, Images(None, None, 0), 0, 0)),  # pyright: ignore
+        donate_argnums=0,
+        out_shardings=NamedSharding(mesh, PartitionSpec()),
+        compiler_options=_compiler_options(config),
+    )
+
+
+def _train_step(
+    config: ExperimentConfig,
+    optimizer: optax.GradientTransformation,
+    rate: Array | None = None,
+) -> Callable:
+    regulariser = create_regulariser(config.noise, rate)
     axes = train.batch_axes(regulariser, config.train.parallel)
     recipe = train.Recipe(
         model=_create_model(config, axis_name=axes),
@@ -130,12 +168,19 @@ def _measurements(config: ExperimentConfig, model: nn.Module) -> dict[str, Calla
         logits = model.apply(variables, batch["image"], train=False)
         return evaluate.batch_sums(logits, batch["label"], choice["valid"])
 
-    def moments(variables: PyTree, images: Images, choice: PyTree) -> PyTree:
+    def augmented(images: Images, choice: PyTree) -> Array:
         # The first row tells batches apart: each is augmented in its own way, the same each time.
         augment_rng = jax.random.fold_in(images.rng, choice["row"][0])
-        batch = _batch_of(config, images, choice, augment_rng)
-        _, updates = measuring.apply(variables, batch["image"], train=True, mutable=["batch_stats"])
+        return _batch_of(config, images, choice, augment_rng)["image"]
+
+    def moments(variables: PyTree, images: Images, choice: PyTree) -> PyTree:
+        batch = augmented(images, choice)
+        _, updates = measuring.apply(variables, batch, train=True, mutable=["batch_stats"])
         return updates["batch_stats"]
+
+    def refit(dense: PyTree, pruned: PyTree, images: Images, choice: PyTree) -> PyTree:
+        batch = augmented(images, choice)
+        return least_squares.refit(model, dense, pruned, batch, norm=pruning.norm_of)
 
     def gradients(variables: PyTree, images: Images, choice: PyTree) -> Params:
         batch = _batch_of(config, images, choice)
@@ -146,4 +191,9 @@ def _measurements(config: ExperimentConfig, model: nn.Module) -> dict[str, Calla
 
         return jax.grad(loss)(variables["params"])
 
-    return {"evaluate": evaluate_batch, "moments": moments, "gradients": gradients}
+    return {
+        "evaluate": evaluate_batch,
+        "moments": moments,
+        "refit": refit,
+        "gradients": gradients,
+    }

@@ -5,7 +5,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-LOG_INTERVAL = 30.0
+LOG_INTERVAL = 10.0
 """Seconds between updates where nobody watches."""
 
 

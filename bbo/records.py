@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import struct
+import uuid
 from pathlib import Path
 from typing import TypeAlias
 
@@ -66,8 +67,9 @@ def _read_cache(path: Path) -> Images:
 
 def _write_cache(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Under another name first: a reader never sees half a file, whatever is interrupted.
-    partial = path.with_suffix(f".{os.getpid()}.partial")
+    # Under another name first: a reader never sees half a file, whatever is interrupted. The
+    # processes of a run may do this at once, on several machines.
+    partial = path.with_suffix(f".{uuid.uuid4().hex}.partial")
     try:
         with partial.open("wb") as file:
             np.savez(file, images=images, labels=labels)

@@ -20,6 +20,10 @@ def reestimate_batch_norm(
     training; then the pooled mean is the mean of batch means, and the pooled variance the mean of
     batch mean squares less the square of the pooled mean. No gradient.
 
+    Every channel behind a norm thereby has the mean and variance that it had before pruning, so
+    that neither REPAIR (Jordan et al. 2022, arXiv 2211.08403) nor folding in the mean of what a
+    removed filter emitted has anything left to do there.
+
     Args:
       batch_moments: compiled ``(variables, batch) -> statistics`` of one batch, a tree with leaves
         called ``mean`` and ``var`` ([channels], variance without Bessel's correction).

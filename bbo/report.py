@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from bbo import workdir as workdirs
 from bbo.config import ExperimentConfig
 
-COLOURS = {"none": "tab:gray", "batch_norm": "tab:blue"}
+COLOURS = {"none": "tab:gray", "batch_norm": "tab:blue", "least_squares": "tab:green"}
 
 
 def write_curve(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
@@ -26,24 +26,47 @@ def read_curve(path: pathlib.Path) -> pd.DataFrame:
     return pd.read_csv(path, keep_default_na=False, na_values=[""])
 
 
+def percent(share: float) -> str:
+    """A share that was asked for.
+
+    >>> percent(0.3), percent(0.125)
+    ('30 %', '12.5 %')
+    """
+    return f"{round(100 * share, 6):g} %"
+
+
 def curve_table(curve: pd.DataFrame) -> str:
-    """Test accuracy in per cent: a line per sparsity, a column per granularity and recovery."""
+    """Test accuracy in per cent: a line per sparsity, a column per granularity and recovery.
+
+    A point that failed is a dash, and below the table is said why.
+    """
     shown = curve.assign(
-        removed=(100 * curve["sparsity"]).round(6).map("{:g} %".format),
+        removed=curve["sparsity"].map(percent),
         accuracy=100 * curve["test_top1"],
     )
-    table = shown.pivot_table(
-        index="removed",
-        columns=["granularity", "recovery"],
-        values="accuracy",
-        sort=False,
-    )
-    table.columns = [f"{unit}s, {_label(recovery)}" for unit, recovery in table.columns]
+    by = ["removed", "granularity", "recovery"]
+    # The other way to turn lines into columns leaves out those that are empty.
+    table = shown.set_index(by)["accuracy"].unstack(by[1:], sort=False)  # pyright: ignore
+    table.columns = [f"{unit}s, {recovery_text(recovery)}" for unit, recovery in table.columns]
     table.index.name = None
-    return table.to_string(float_format="{:.1f}".format)
+    text = table.to_string(float_format="{:.1f}".format, na_rep="-")  # pyright: ignore
+    return "\n".join([text, *(f"- {failure}" for failure in failures(curve))])
 
 
-def _label(recovery: str) -> str:
+def failures(curve: pd.DataFrame) -> list[str]:
+    """What failed, a line each: ``filters, 50 %, as pruned: RuntimeError: out of memory``."""
+    if "error" not in curve:
+        return []
+    columns = ["granularity", "sparsity", "recovery", "error"]
+    return [
+        f"{granularity}s, {percent(sparsity)}, {recovery_text(recovery)}: {error}"
+        for granularity, sparsity, recovery, error in curve[columns].to_numpy()
+        if isinstance(error, str) and error  # an empty one is read as NaN
+    ]
+
+
+def recovery_text(recovery: str) -> str:
+    """How the pruned network was treated, for people."""
     return "as pruned" if recovery == "none" else f"{recovery} recovery"
 
 
@@ -90,7 +113,7 @@ def plot_curve(path: pathlib.Path, curve: pd.DataFrame, *, title: str) -> None:
                 100 * line["achieved_sparsity"],
                 100 * line["test_top1"],
                 marker="o",
-                label=_label(str(recovery)),
+                label=recovery_text(str(recovery)),
                 color=COLOURS[str(recovery)],
             )
         panel.set(xlabel=f"{granularity}s removed (%)", ylim=(0, 102))
@@ -98,9 +121,14 @@ def plot_curve(path: pathlib.Path, curve: pd.DataFrame, *, title: str) -> None:
     panels[0].set_ylabel("test accuracy (%)")
     panels[0].legend(loc="lower left")
     figure.suptitle(title, fontsize=9 if len(granularities) == 1 else 11, wrap=True)
+    save_figure(path, figure)
+
+
+def save_figure(path: pathlib.Path, figure: Figure) -> None:
+    """Writes a PNG, whole or not at all; without a word on when and by what it was drawn."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        figure.savefig(temporary, format="png", dpi=120)
+        figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

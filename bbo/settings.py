@@ -279,8 +279,9 @@ class PruningConfig:
     )
     recovery: tuple[str, ...] = _setting(
         ("none", "batch_norm"),
-        "what mends the pruned network; a curve for each (batch_norm: BatchNorm statistics "
-        "estimated anew on training images)",
+        "what mends the pruned network without training; a curve for each (batch_norm: BatchNorm "
+        "statistics estimated anew on training images; least_squares: the weights that are left "
+        "refitted to what each layer put out before, on 1024 images at most, then batch_norm)",
         some_of=RECOVERIES,
     )
     recovery_images: int = _setting(5120, "training images that a recovery may look at, >= 1")

@@ -1,16 +1,60 @@
-"""Several devices: a data mesh for jit, and pmap as an adapter over the same step function."""
+"""Several devices, of one process or of many: a data mesh for jit, and pmap as an adapter.
 
+In a run of many processes each calls the same functions with the same arguments, and its devices
+hold its share of the batch.
+"""
+
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bbo.types import PyTree, UsageError
 
 AXIS = "data"
 """Name of the device axis, of the mesh and of pmap."""
+PATIENCE = 60
+"""Seconds that a process waits for the others at the end; the first one still writes then."""
+AHEAD = 8
+"""Computations that wait for the device, at most, while more are made ready."""
+
+
+def join_processes() -> None:
+    """Makes this process one of a run of many, found through SLURM, MPI, Kubernetes or a TPU pod.
+
+    Before anything else is asked of jax.
+
+    Raises:
+      UsageError: it was not started as one of many.
+    """
+    # Of CPUs only: several programs in flight can wait for each other's messages for ever.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    try:
+        jax.distributed.initialize(shutdown_timeout_seconds=PATIENCE)
+    except ValueError as error:
+        raise UsageError(
+            f"distributed: this process was not started as one of many ({error}); start it with "
+            "srun, mpirun, on every worker of a TPU pod, or leave --distributed out"
+        ) from None
+    if jax.default_backend() == "cpu" and jax.local_device_count() > 1:
+        logging.warning("several CPU devices in each process of many may hang: give each only one")
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that writes."""
+    return jax.process_index() == 0
+
+
+def agreed(value: int) -> int:
+    """What the first process says, in every process."""
+    if jax.process_count() == 1:
+        return value
+    return int(multihost_utils.broadcast_one_to_all(np.asarray(value, np.int32)))
 
 
 def data_mesh(devices: list | None = None) -> Mesh:
@@ -20,18 +64,32 @@ def data_mesh(devices: list | None = None) -> Mesh:
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     """The same arrays on every device."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    if mesh.is_multi_process:
+        # device_put would compare the arrays of all processes first.
+        return _copier(everywhere)(tree)
+    return jax.device_put(tree, everywhere)
 
 
-def shard_batch(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Arrays split along their first axis over the devices.
+@functools.cache
+def _copier(where: NamedSharding) -> Callable[[PyTree], PyTree]:
+    return jax.jit(lambda tree: tree, out_shardings=where)
+
+
+def shard_batch(tree: PyTree, mesh: Mesh, *, axis: int = 0) -> PyTree:
+    """Arrays split along an axis over the devices; each process gives its devices theirs.
 
     Raises:
-      UsageError: the first axis does not divide by the number of devices.
+      UsageError: the axis does not divide by the number of devices.
     """
     for leaf in jax.tree.leaves(tree):
-        check_divides(leaf.shape[0], mesh.size)
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(AXIS)))
+        check_divides(leaf.shape[axis], mesh.size)
+    split = NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
+    if mesh.is_multi_process:
+        return jax.tree.map(
+            lambda x: jax.make_array_from_callback(x.shape, split, lambda rows: x[rows]), tree
+        )
+    return jax.device_put(tree, split)
 
 
 def check_divides(batch_size: int, num_devices: int) -> None:

@@ -1,19 +1,19 @@
-"""Training: a pure step, and the visible loop around it."""
+"""Training: the state, and one pure step."""
 
 import functools
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from bbo import sharding
 from bbo.noise import Regulariser
 from bbo.types import Array, Batch, Params, PyTree, Rng
 
+METRICS = ("loss", "accuracy")
+"""What a step tells: means over its batch."""
 EXAMPLE_AXIS = "example"
 """Name of the axis over which BatchNorm is synchronised when noise is drawn per example."""
 
@@ -149,34 +149,3 @@ def train_step(
     updates, opt_state = recipe.optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     return TrainState(state.step + 1, params, stats, opt_state), metrics
-
-
-def fit(
-    state: TrainState,
-    step: Callable[[TrainState, PyTree], tuple[TrainState, dict[str, Array]]],
-    batches: Callable[[int], Iterator[PyTree]],
-    *,
-    epochs: range,
-    after_epoch: Callable[[int, TrainState, dict[str, float]], Any],
-) -> TrainState:
-    """The training loop: epochs of steps, with a pause after each epoch to look.
-
-    Steps are dispatched without waiting for the device; a loop primitive would run convolutions
-    an order of magnitude slower on CPU.
-
-    Args:
-      state: where to start.
-      step: compiled ``(state, batch) -> (state, metrics)``.
-      batches: the batches of an epoch, by its number.
-      epochs: which to run.
-      after_epoch: called with the epoch's number, the state and the means of the metrics.
-    """
-    for epoch in epochs:
-        collected = []
-        for batch in batches(epoch):
-            state, metrics = step(state, batch)
-            collected.append(metrics)
-        read = jax.device_get(collected)  # the one wait for the device in an epoch
-        means = jax.tree.map(lambda *values: float(np.mean(values, dtype=np.float64)), *read)
-        after_epoch(epoch, state, means)
-    return state

@@ -45,3 +45,10 @@ class RunError(RuntimeError):
 
     Programs print the message alone and exit with status 1.
     """
+
+
+class Preempted(Exception):
+    """The run was told to stop and can go on later; its argument counts the work done.
+
+    Programs save, say so and exit with status 75.
+    """

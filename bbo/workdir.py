@@ -1,5 +1,7 @@
 """The folder a run leaves behind: whose it is, whether it is finished, and whole files only."""
 
+import contextlib
+import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -7,6 +9,8 @@ import os
 import pathlib
 import platform
 import subprocess
+import time
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from bbo import config as configs
@@ -15,6 +19,8 @@ from bbo.types import UsageError
 
 PLACES = ("data_dir", "cache_dir")
 """Settings that say where things lie, not what a run is."""
+LOCK_SECONDS = 5
+"""How long to wait for another process to leave a folder."""
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -22,7 +28,10 @@ def write_text(path: pathlib.Path, text: str) -> None:
     """Writes a file whole or not at all: under another name, then renamed."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())  # else the name may be on the disk before the text
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -31,6 +40,22 @@ def write_text(path: pathlib.Path, text: str) -> None:
 def write_json(path: pathlib.Path, record: Any) -> None:
     """Writes indented JSON, whole or not at all."""
     write_text(path, json.dumps(record, indent=2) + "\n")
+
+
+def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The records of a file of JSON lines, none if it is absent; up to one cut short by a crash."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def write_lines(path: pathlib.Path, records: Iterable[Any]) -> None:
+    """Writes JSON lines, whole or not at all."""
+    write_text(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
 def default_workdir(config: ExperimentConfig) -> pathlib.Path:
@@ -120,6 +145,33 @@ def record_start(workdir: pathlib.Path, config: ExperimentConfig) -> None:
     write_json(path, {"config": configs.to_json(config), "environments": environments})
 
 
+@contextlib.contextmanager
+def held(workdir: pathlib.Path) -> Iterator[None]:
+    """Within this context no other process, that asks for the same, works in a folder.
+
+    On file systems without locks it is as if no other did.
+
+    Raises:
+      UsageError: another process does, and goes on to for some seconds.
+    """
+    folder = os.open(workdir, os.O_RDONLY)
+    try:
+        for left in reversed(range(LOCK_SECONDS)):
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not left:
+                    message = f"another process works in {workdir}; wait for it, or name another"
+                    raise UsageError(message) from None
+                time.sleep(1)  # it may be about to end
+            except OSError:
+                break
+        yield
+    finally:
+        os.close(folder)
+
+
 def is_finished(workdir: pathlib.Path) -> bool:
     """Whether the run in this folder has come to its end: ``summary.json`` is written last."""
     return (workdir / "summary.json").exists()
@@ -136,13 +188,20 @@ def environment() -> dict[str, Any]:
         "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
         "device": devices[0].device_kind,
         "num_devices": len(devices),
+        "num_processes": jax.process_count(),
         "commit": source_commit(),
     }
 
 
 def source_commit() -> str | None:
-    """The commit of the checkout that this file lies in, with ``+`` if it was changed."""
-    command = ["git", "-C", str(pathlib.Path(__file__).parent)]
+    """The commit of the checkout that this file lies in, with ``+`` if it was changed.
+
+    A copy of the source that is no checkout may tell its commit in a file ``COMMIT``.
+    """
+    root = pathlib.Path(__file__).parents[1]
+    if (root / "COMMIT").is_file():
+        return (root / "COMMIT").read_text(encoding="utf-8").strip()
+    command = ["git", "-C", str(root)]
     try:
         head = subprocess.run([*command, "rev-parse", "HEAD"], capture_output=True, text=True)
         changed = subprocess.run(

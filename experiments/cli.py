@@ -1,25 +1,34 @@
 """What the programs share: flags in, one clear line and an exit status out."""
 
+import contextlib
+import errno
 import os
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 from absl import flags
 
-from bbo.types import RunError, UsageError
+from bbo.types import Preempted, RunError, UsageError
 
+PREEMPTED = 75
+"""Exit status of a run that was told to stop and has saved: EX_TEMPFAIL, try again later."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""What a disk says that takes no more."""
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells give it."""
 HELP = ("-h", "-help", "--help", "-helpfull", "--helpfull")
 
 
 def run_program(
-    main: Callable[[flags.FlagValues], int | None],
+    main: Callable[..., int | None],
     flag_values: flags.FlagValues,
     argv: Sequence[str],
+    *,
+    positional: Sequence[str] = (),
 ) -> int:
-    """Parses ``argv`` and calls ``main(flag_values)``.
+    """Parses ``argv`` and calls ``main(flag_values, *positional arguments)``.
 
     The flags are the program's own, not absl's global ones: several programs, or one several
     times, run in one process without seeing each other's values.
@@ -28,41 +37,83 @@ def run_program(
       main: the program. The docstring of its module opens the help text.
       flag_values: where the flags are defined; values of an earlier parse are forgotten.
       argv: the program's name and its arguments, as ``sys.argv``.
+      positional: names of the arguments that are no flags, all of them required.
 
     Returns:
       The exit status: what ``main`` returns (None is 0), 1 if a run failed, 2 after a mistake of
-      the caller, 130 after an interrupt. The last three print one line on stderr.
+      the caller, 75 if it was told to stop, 130 after an interrupt. All but ``main``'s own print
+      one line on stderr.
     """
     try:
         if any(argument in HELP for argument in argv[1:]):
             opening = (sys.modules[main.__module__].__doc__ or "").strip()
             print(opening, flag_values.get_help(include_special_flags=False), sep="\n", flush=True)
             return 0
-        _parse(flag_values, argv)
-        return main(flag_values) or 0
+        return main(flag_values, *parse(flag_values, argv, positional)) or 0
     except UsageError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     except RunError as error:
         print("failed:", error, file=sys.stderr)
         return 1
+    except Preempted:
+        print("told to stop; saved, the same command goes on from there", file=sys.stderr)
+        return PREEMPTED
     except KeyboardInterrupt:
         print("interrupted; run the same command again", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # The reader has left, as in `... --help | head`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        print(f"failed: {error.strerror} ({error.filename or 'while writing'})", file=sys.stderr)
+        return 1
 
 
-def _parse(flag_values: flags.FlagValues, argv: Sequence[str]) -> None:
+def parse(
+    flag_values: flags.FlagValues, argv: Sequence[str], positional: Sequence[str] = ()
+) -> list[str]:
+    """Sets the flags and gives the arguments that are none; see ``run_program``.
+
+    Raises:
+      UsageError: an unknown flag, a wrong value, or too few or too many other arguments.
+    """
     for name in flag_values:
         flag_values[name].unparse()
     try:
-        stray = flag_values(list(argv))[1:]
+        others = flag_values(list(argv))[1:]
     except (flags.Error, ValueError) as error:  # absl raises ValueError for --noname=value
         raise UsageError(str(error)) from None
-    if stray:
+    if len(others) < len(positional):
+        missing = " ".join(positional[len(others) :])
+        raise UsageError(f"{missing} is missing; --help tells what it is")
+    if stray := others[len(positional) :]:
         raise UsageError(f"unexpected argument {stray[0]!r}; settings are --name=value")
+    return others
+
+
+@contextlib.contextmanager
+def ends_at_once(distributed: bool) -> Iterator[None]:
+    """Within this context, what goes wrong in one process of many ends that process at once.
+
+    Else it would wait minutes for the others, which wait for it.
+    """
+    try:
+        yield
+    except (Preempted, UsageError):  # of all processes
+        raise
+    except BaseException as error:
+        if not distributed:
+            raise
+        if isinstance(error, RunError):
+            print("failed:", error, file=sys.stderr)
+        else:
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def leave(status: int) -> NoReturn:

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
@@ -16,7 +17,8 @@ def define_settings(flag_values: flags.FlagValues, presets: dict[str, Experiment
 
     Args:
       flag_values: where to define them.
-      presets: by name; the first is the default.
+      presets: by name; the first is the default. PRESET/NETWORK_DATASET is PRESET with that network
+        and dataset.
     """
     flags.DEFINE_enum(
         "preset",
@@ -31,6 +33,7 @@ def define_settings(flag_values: flags.FlagValues, presets: dict[str, Experiment
             values = {
                 name: getattr(getattr(preset, section), field.name)
                 for name, preset in presets.items()
+                if "/" not in name  # the others differ from these in network and dataset only
             }
             text = f"{field.metadata['help']} [{_presets_text(values)}]"
             _define(
@@ -108,12 +111,19 @@ def _convert(field: dataclasses.Field, value: Any) -> Any:
     """Lists to tuples, of numbers unless they are choices."""
     if not isinstance(value, list):
         return value
-    if field.metadata["some_of"]:
-        return tuple(value)
+    return tuple(value) if field.metadata["some_of"] else numbers(field.name, value)
+
+
+def numbers(name: str, texts: Sequence[str]) -> tuple[float, ...]:
+    """The value of a flag that is a list of numbers.
+
+    Raises:
+      UsageError: one of them is not.
+    """
     try:
-        return tuple(float(item) for item in value)
+        return tuple(float(text) for text in texts)
     except ValueError:
         raise UsageError(
-            f"{field.name} is {','.join(value)!r}; it must be numbers separated by commas, "
+            f"{name} is {','.join(texts)!r}; it must be numbers separated by commas, "
             "for instance 0,0.3,0.5"
         ) from None

@@ -6,16 +6,20 @@
 
 The run leaves a folder (--workdir) with its configuration, metrics, checkpoints, curve.csv,
 curve.png and summary.json. The same command again resumes an interrupted run, and only prints a
-finished one. Exit status: 0 done, 1 the run failed, 2 a setting is wrong and nothing was written.
+finished one. SIGTERM makes it save and stop. Exit status: 0 done, 1 the run failed, 2 a setting is
+wrong and nothing was written, 75 told to stop: the same command goes on from there.
 """
 
+import itertools
 import pathlib
 import sys
+from collections.abc import Sequence
 
 from absl import flags
 
 from bbo import prepared
 from bbo import workdir as workdirs
+from bbo.config import ExperimentConfig, override
 from bbo.types import UsageError
 from experiments import cli, configs, options
 
@@ -28,27 +32,116 @@ flags.DEFINE_string(
     flag_values=FLAGS,
     module_name=" run",
 )
+flags.DEFINE_integer(
+    "vmap_seeds",
+    1,
+    "train this many seeds from --seed on as one program, each in a folder of its own (for "
+    "accelerators that one network leaves idle)",
+    lower_bound=1,
+    flag_values=FLAGS,
+    module_name=" run",
+)
+flags.DEFINE_list(
+    "vmap_rates",
+    [],
+    "likewise these strengths of the noise, in place of --rate; with --vmap_seeds, each with each",
+    flag_values=FLAGS,
+    module_name=" run",
+)
+flags.DEFINE_boolean(
+    "distributed",
+    False,
+    "this process is one of many (srun, mpirun, TPU pod, Kubernetes) that train one network",
+    flag_values=FLAGS,
+    module_name=" run",
+)
+
+
+def check(argv: Sequence[str]) -> None:
+    """Checks the settings that ``argv`` asks for, without looking at data or folders.
+
+    Raises:
+      UsageError: a setting is wrong.
+    """
+    cli.parse(FLAGS, argv)
+    runs_from(FLAGS)
 
 
 def main(values: flags.FlagValues) -> int:
     """Runs the experiment that the flags describe and shows its curve."""
+    made = runs_from(values)
+    for folder, member in made.items():
+        workdirs.claim(folder, member)
+    if not all(map(workdirs.is_finished, made)):
+        prepared.check_available(next(iter(made.values())).data)
+    # Only now the heavy part: a wrong setting is told within a second.
+    from bbo import pipeline, preemption, report, sharding
+
+    distributed = values["distributed"].value
+    if distributed:
+        sharding.join_processes()
+    with preemption.watch(distributed=distributed) as should_stop, cli.ends_at_once(distributed):
+        results = (
+            pipeline.run_members(list(made.values()), list(made), should_stop)
+            if len(made) > 1
+            else [pipeline.run_experiment(*made.values(), *made, should_stop)]
+        )
+    if not sharding.is_first_process():
+        return 0
+    whole = values["workdir"].value
+    if whole and pathlib.Path(whole).expanduser() not in made:
+        # For launchers: the run that they have started is done.
+        names = [folder.name for folder in made]
+        workdirs.write_json(pathlib.Path(whole).expanduser() / "summary.json", {"runs": names})
+    for member, result in zip(made.values(), results, strict=True):
+        print(f"\n{report.title(member)}\n{report.subtitle(member)}")
+        print("Test accuracy (%) by the share asked to be removed:\n")
+        print(report.curve_table(result.curve))
+        print(f"\nPlot:   {result.workdir / 'curve.png'}\nFolder: {result.workdir}")
+    return 0
+
+
+def runs_from(values: flags.FlagValues) -> dict[pathlib.Path, ExperimentConfig]:
+    """The runs that parsed flags ask for, by folder.
+
+    Raises:
+      UsageError: a setting or the folder is wrong.
+    """
     config = options.settings_from(values, configs.PRESETS)
     given = values["workdir"].value
     if given == "":  # an unset variable of a shell; Path("") would be the current folder
         raise UsageError("workdir is empty; name a folder, or leave the flag out")
-    workdir = pathlib.Path(given).expanduser() if given else workdirs.default_workdir(config)
-    workdirs.claim(workdir, config)
-    if not workdirs.is_finished(workdir):
-        prepared.check_available(config.data)
-    # Only now the heavy part: a wrong setting is told within a second.
-    from bbo import pipeline, report
+    if given and "://" in given:
+        raise UsageError(
+            f"workdir {given} is not a folder; mount the bucket (gcsfuse), name its folder"
+        )
+    rates = options.numbers("vmap_rates", values["vmap_rates"].value)
+    return members(config, given, values["vmap_seeds"].value, rates)
 
-    result = pipeline.run_experiment(config, workdir)
-    print(f"\n{report.title(config)}\n{report.subtitle(config)}")
-    print("Test accuracy (%) by the share asked to be removed:\n")
-    print(report.curve_table(result.curve))
-    print(f"\nPlot:   {result.workdir / 'curve.png'}\nFolder: {result.workdir}")
-    return 0
+
+def members(
+    config: ExperimentConfig, workdir: str | None, num_seeds: int, rates: Sequence[float] = ()
+) -> dict[pathlib.Path, ExperimentConfig]:
+    """The runs that are asked for, by folder: one, or several with seeds in a row and rates.
+
+    Raises:
+      UsageError: a seed or rate is out of range, a rate is there twice or has no effect.
+    """
+    if len(set(rates)) < len(rates):
+        raise UsageError(f"vmap_rates is {','.join(map(str, rates))}; each must be there once")
+    if rates and config.noise.noise == "none":
+        raise UsageError("vmap_rates needs a regulariser, and noise is none")
+    seeds = range(config.train.seed, config.train.seed + num_seeds)
+    made = {}
+    for rate, seed in itertools.product(rates or [config.noise.rate], seeds):
+        parts = [f"rate_{rate}"] * bool(rates) + [f"seed_{seed}"] * (num_seeds > 1)
+        made["_".join(parts)] = override(config, rate=rate, seed=seed)
+    if workdir is None:
+        return {workdirs.default_workdir(member): member for member in made.values()}
+    folder = pathlib.Path(workdir).expanduser()
+    if "" not in made and (folder / "config.json").exists():
+        raise UsageError(f"workdir {folder} holds a run itself; name another for several")
+    return {folder / name: member for name, member in made.items()}
 
 
 if __name__ == "__main__":

@@ -4,7 +4,10 @@ import os
 import pathlib
 
 # Before jax is imported: a CPU that looks like eight devices, so that sharding is really tested.
+# Each holds a thread of XLA's while it waits for the others; with a thread per device and no more,
+# programs that are dispatched ahead can wait for ever, and XLA then aborts (jaxlib 0.10).
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+os.environ.setdefault("NPROC", "16")
 
 CHECKOUT = pathlib.Path(__file__).parents[1]
 
@@ -25,3 +28,20 @@ def shared_dir() -> pathlib.Path:
     if not path.is_dir():
         pytest.skip("needs the recorded values beside the checkout")
     return path
+
+
+@pytest.fixture
+def spec(tmp_path):
+    """Writes a spec and gives its path."""
+
+    def write(runs, script="held_run"):
+        path = tmp_path / "spec.py"
+        path.write_text(f"SCRIPT = {script!r}\n\ndef runs():\n    return {runs!r}\n")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"

@@ -14,16 +14,19 @@ PROGRAMS = sorted(
 )
 
 LEAVES = (
-    "perturb noise pruning prepared records data recovery cost models optim metrics sharding "
-    "checkpoint workdir report progress channels compaction export"
+    "perturb noise pruning prepared records data recovery least_squares cost models optim metrics "
+    "sharding checkpoint workdir report progress preemption channels compaction export comparison"
 )
 ORDER = [
     "types catalog",
     "settings",
     "config trees",
     LEAVES,
-    "train evaluate selection",
-    "programs stages",
+    "train evaluate selection study figures",
+    "programs tables",
+    "runs",
+    "fitting curves",
+    "members",
     "pipeline",
 ]
 RANKS = {name: rank for rank, modules in enumerate(ORDER) for name in modules.split()}
@@ -38,7 +41,7 @@ BETWEEN_LEAVES = {
 }
 """The only imports between modules of the rank of the leaves; within ``models`` all may."""
 
-WITHIN_RANK = {("settings", "catalog"), ("stages", "programs")}
+WITHIN_RANK = {("settings", "catalog")}
 """Others that stay in their rank."""
 
 
@@ -85,7 +88,7 @@ def test_the_library_reads_no_flag():
 
 
 def test_the_order_lists_only_modules_that_exist_or_are_planned():
-    planned = {"progress", "channels", "compaction", "export"}
+    planned = {"channels", "compaction", "export"}
     assert set(RANKS) - planned <= {module_of(path) for path in MODULES}
 
 
@@ -101,7 +104,21 @@ def test_what_refuses_wrong_settings_loads_no_jax():
     assert (done.stdout, done.stderr) == ("[] []\n", "")
 
 
-@pytest.mark.parametrize("folder", ["bbo", "experiments"])
+def test_launchers_need_nothing_but_python_and_absl():
+    light = {"absl", "bbo", "experiments", "launch", *sys.stdlib_module_names}
+    for path in (path for path in PROGRAMS if path.is_relative_to(ROOT / "launch")):
+        assert {name.partition(".")[0] for name in imported(path)} <= light, path.name
+    code = (
+        "import sys, pkgutil, importlib, launch, experiments.run\n"
+        "for module in pkgutil.iter_modules(launch.__path__):\n"
+        "    importlib.import_module(f'launch.{module.name}')\n"
+        "print(sorted({'jax', 'numpy', 'pandas', 'tqdm'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+@pytest.mark.parametrize("folder", ["bbo", "experiments", "launch"])
 def test_no_file_is_longer_than_300_lines(folder):
     lengths = {
         str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines())
@@ -115,7 +132,7 @@ def test_every_test_file_names_a_module():
     packages = [path.parent for path in LIBRARY + PROGRAMS if path.name == "__init__.py"]
     modules = {path.stem for path in LIBRARY + PROGRAMS} | {path.name for path in packages}
     # Of the whole, not of a module.
-    modules |= {"architecture", "readme"}
+    modules |= {"architecture", "notebooks", "readme"}
     files = (ROOT / "tests").glob("test_*.py")
     # test_golden_NAME compares the module with recorded values of the authors' program;
     # test_NAME_TOPIC is a part of its tests.

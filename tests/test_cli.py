@@ -1,5 +1,7 @@
 """Programs end in one line and a status; flags of one program do not leak into the next."""
 
+import errno
+
 from absl import flags
 
 from bbo.types import UsageError
@@ -63,3 +65,25 @@ def test_help_shows_each_flag_with_its_default(capsys):
     out = capsys.readouterr().out
     for part in (__doc__, "--steps: how many steps", "default: '3'", "--name: a name"):
         assert part in out
+
+
+def test_a_full_disk_ends_in_one_line(capsys):
+    def main(values):
+        raise OSError(errno.ENOSPC, "No space left on device", "curve.csv")
+
+    assert run([], main) == 1
+    assert capsys.readouterr().err == "failed: No space left on device (curve.csv)\n"
+
+
+def test_arguments_that_are_no_flags_are_named(capsys):
+    seen = []
+
+    def main(values, spec, out):
+        seen.append((values.steps, spec, out))
+
+    def call(*argv):
+        return run_program(main, program(), ["program", *argv], positional=("SPEC", "OUT"))
+
+    assert call("a", "--steps=2", "b") == 0 and seen == [(2, "a", "b")]
+    check_error(capsys, call("a"), "OUT is missing")
+    check_error(capsys, call("a", "b", "c"), "unexpected argument 'c'")

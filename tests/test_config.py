@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import pathlib
 from typing import Any
 
 import pytest
 
+import experiments
 from bbo.config import ExperimentConfig, from_json, override, sections, to_json
 from bbo.types import UsageError
 from experiments.configs import PRESETS
@@ -120,7 +122,8 @@ def test_the_published_preset_is_the_papers_protocol():
         "data": {"dataset": "cifar10", "validation_fraction": 0.0, "augment": True},
         "model": {"model": "vgg16", "width": 1.0, "conv_bias": True, "norm_momentum": 0.9},
         "noise": {"noise": "batch_bridgeout", "rate": 0.3, "q": 1.5}
-        | {"target_fraction": 0.75, "target_unit": "kernel", "noise_on": ""},
+        | {"target_fraction": 0.75, "target_unit": "kernel", "noise_on": ""}
+        | {"activation_target_fraction": 0.75},
         "optimizer": {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
         | {"schedule": "step", "decay_factor": 0.2, "reset_momentum": True, "label_smoothing": 0.0},
         "train": {"epochs": 230, "batch_size": 128, "dtype": "float32", "select": "best_test"},
@@ -144,3 +147,18 @@ def test_the_clean_preset_decides_nothing_on_the_test_set():
     assert "batch_norm" in clean.pruning.recovery
     assert not clean.model.conv_bias and not clean.optimizer.reset_momentum
     assert all(preset.train.select != "best_test" for preset in (clean, PRESETS["digits"]))
+
+
+@pytest.mark.parametrize("protocol", ["published", "clean"])
+def test_each_experiment_of_the_paper_is_a_preset(protocol):
+    found = {
+        name.split("/")[1]: preset for name, preset in PRESETS.items() if f"{protocol}/" in name
+    }
+    curves = pathlib.Path(experiments.__file__).parent / "published"
+    # The files of the paper's curves are named DATASET_NETWORK.csv.
+    wanted = [path.stem.split("_", 1) for path in curves.glob("*.csv")]
+    assert set(found) == {f"{model}_{dataset}" for dataset, model in wanted} and len(found) == 6
+    for name, preset in found.items():
+        model, dataset = name.rsplit("_", 1)
+        assert preset == override(PRESETS[protocol], model=model, dataset=dataset)
+        assert (preset.model.model, preset.data.dataset) == (model, dataset)

@@ -1,5 +1,8 @@
 """Evaluation: sums by hand, uneven batches, costs by hand, and a curve of few programs."""
 
+import json
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +10,7 @@ import pytest
 
 from bbo import evaluate, pruning
 from bbo.config import PruningConfig
+from bbo.types import Preempted, UsageError
 
 LABELS = jnp.array([1, 0, 2, 3], jnp.int32)
 LOGITS = jnp.array(
@@ -24,11 +28,9 @@ def test_sums_by_hand():
     exact = np.asarray(LOGITS, np.float64)[:3]
     losses = np.log(np.exp(exact).sum(1)) - exact[range(3), [1, 0, 2]]
     np.testing.assert_allclose(sums.pop("loss"), losses.sum(), rtol=1e-6)
-    assert {name: float(value) for name, value in sums.items()} == {
-        "count": 3.0,
-        "top1": 1.0,
-        "top5": 2.0,
-    }
+    assert (float(sums["count"]), float(sums["top1"]), float(sums["top5"])) == (3.0, 1.0, 2.0)
+    assert sums["class_count"].tolist() == [1, 1, 1, 0, 0, 0, 0]
+    assert sums["class_top1"].tolist() == [0, 1, 0, 0, 0, 0, 0]
     whole = evaluate.batch_sums(LOGITS, LABELS, jnp.ones(4, bool))
     assert (float(whole["count"]), float(whole["top1"]), float(whole["top5"])) == (4.0, 2.0, 3.0)
 
@@ -51,6 +53,62 @@ def test_ties_get_no_credit():
     assert (float(sums["top1"]), float(sums["top5"])) == (0.0, 1.0)
 
 
+def calibration_error(logits, labels):
+    """Of float64 logits [n, classes], as it is defined; 15 bins, each with its upper edge."""
+    exact = np.exp(logits - logits.max(1, keepdims=True))
+    probabilities = exact / exact.sum(1, keepdims=True)
+    confidence, hit = probabilities.max(1), probabilities.argmax(1) == labels
+    error = 0.0
+    for low in range(15):
+        inside = (low / 15 < confidence) & (confidence <= (low + 1) / 15)
+        if inside.any():
+            error += inside.mean() * abs(hit[inside].mean() - confidence[inside].mean())
+    return error
+
+
+def test_calibration_error_by_hand():
+    # Of two classes: confidence 0.9 twice, one of them right; and 0.6, right.
+    odds = np.log(np.array([[9.0, 1.0], [9.0, 1.0], [2.0, 3.0], [1.0, 1.0]]))
+    labels, valid = jnp.array([0, 1, 1, 0]), jnp.array([True, True, True, False])
+    sums = evaluate.batch_sums(jnp.asarray(odds, jnp.float32), labels, valid)
+    gap = np.zeros(15)
+    gap[13], gap[8] = 0.9 + 0.9 - 1, 0.6 - 1
+    np.testing.assert_allclose(sums["gap"], gap, atol=1e-6)
+    found = evaluate.evaluate(lambda _: sums, [None])
+    assert found["ece"] == pytest.approx((0.8 + 0.4) / 3, rel=1e-6)
+    assert found["ece"] == pytest.approx(calibration_error(odds[:3], np.array([0, 1, 1])), rel=1e-6)
+
+
+def test_the_surest_of_all_networks_is_in_the_last_bin():
+    logits = jnp.array([[100.0, 0, 0], [0, 100.0, 0]])
+    sums = evaluate.batch_sums(logits, jnp.array([0, 0]), jnp.ones(2, bool))
+    np.testing.assert_allclose(sums["gap"], [0] * 14 + [1], atol=1e-6)
+
+
+def test_calibration_and_classes_over_padded_batches():
+    generator = np.random.default_rng(1)
+    logits = 3 * generator.standard_normal((23, 7)).astype(np.float32)
+    labels = generator.integers(0, 6, 23).astype(np.int32)  # nothing is of class 6
+    traces = []
+
+    @jax.jit
+    def sums(batch):
+        traces.append(1)
+        return evaluate.batch_sums(*batch)
+
+    rows = [np.arange(start, start + 5) for start in range(0, 23, 5)]
+    found = evaluate.evaluate(sums, [(logits[r % 23], labels[r % 23], r < 23) for r in rows])
+    exact = calibration_error(logits.astype(np.float64), labels)
+    assert found["ece"] == pytest.approx(exact, rel=1e-5) and exact > 0.1
+    hits = logits.argmax(1) == labels
+    by_class = [round(hits[labels == i].mean(), 4) for i in range(6)]
+    assert [found[f"class_top1/{i}"] for i in range(6)] == by_class
+    assert math.isnan(found["class_top1/6"]) and len(traces) == 1
+    joined = evaluate.join_classes(found)
+    assert set(joined) == {"loss", "top1", "top5", "ece", "class_top1"}
+    assert joined["class_top1"] == ";".join(f"{share:g}" for share in by_class) + ";"
+
+
 def test_uneven_batches_equal_one_pass():
     generator = np.random.default_rng(0)
     logits = generator.standard_normal((13, 7)).astype(np.float32)
@@ -65,7 +123,7 @@ def test_uneven_batches_equal_one_pass():
     whole = passed_in(13)
     assert 0 < whole["top1"] < whole["top5"] < 1
     for size in (4, 20):
-        assert passed_in(size) == pytest.approx(whole, rel=1e-6)
+        assert passed_in(size) == pytest.approx(whole, rel=1e-6, abs=1e-7, nan_ok=True)
 
 
 def test_kept_costs_by_hand():
@@ -136,7 +194,7 @@ def test_curve_is_traced_once_per_granularity_and_evaluated_by_one_program(curve
 def test_curve_rows(curve):
     rows, _, unpruned = curve
     columns = "criterion granularity scope meaning recovery sparsity achieved_sparsity "
-    columns += "units_kept params_kept macs_kept test_top1"
+    columns += "units_kept params_kept macs_kept test_top1 error"
     assert all(set(row) == set(columns.split()) for row in rows)
     points = [(row["granularity"], row["sparsity"], row["recovery"]) for row in rows]
     assert points == [
@@ -171,6 +229,68 @@ def test_curve_measures_the_pruned_network(curve):
         if (row["granularity"], row["sparsity"], row["recovery"]) == ("filter", 0.5, "none")
     )
     np.testing.assert_allclose(row["test_top1"], sum(map(remaining, kernels)), rtol=1e-6)
+
+
+def broken_curve(fail, recovery=("none",)):
+    """Rows of a curve over three points, of which ``fail(call)`` is asked before each measure."""
+    variables, calls = make_variables(), []
+
+    def measure(variables):
+        del variables
+        calls.append(len(calls))
+        return {"test_loss": 0.5, "test_class_top1/0": 1.0, "test_class_top1/1": np.nan} | (
+            fail(calls[-1]) or {}
+        )
+
+    tools = evaluate.CurveTools(
+        scores=lambda unit: pruning.scores(variables["params"], criterion="l2", granularity=unit),
+        recoveries={"none": lambda v: v, "batch_norm": lambda v: 1 / 0},
+        evaluate=measure,
+        macs={"conv0/kernel": 100, "conv1/kernel": 300},
+    )
+    config = PruningConfig(sparsities=(0.0, 0.25, 0.5), granularity=("filter",), recovery=recovery)
+    return list(evaluate.pruning_curve(variables, config, tools))
+
+
+def test_a_point_that_fails_is_recorded_and_the_rest_goes_on():
+    def fail(call):
+        if call == 0:
+            raise RuntimeError("RESOURCE_EXHAUSTED: out of memory\nand much more")
+        return {"test_loss": np.inf, "test_top1": np.nan} if call == 2 else None
+
+    rows = broken_curve(fail)
+    assert [row["error"] for row in rows] == [
+        "RuntimeError: RESOURCE_EXHAUSTED: out of memory",
+        "",
+        "test_loss is inf, test_top1 is nan",
+    ]
+    assert [row["sparsity"] for row in rows] == [0.0, 0.25, 0.5]
+    assert ["test_loss" in row for row in rows] == [False, True, False]
+    # A class of which there is no example is no failure.
+    assert (rows[1]["test_loss"], rows[1]["test_class_top1"]) == (0.5, "1;")
+    assert all("units_kept" in row for row in rows)
+    json.dumps(rows, allow_nan=False)
+
+
+def test_a_recovery_that_fails_leaves_the_other_one():
+    rows = broken_curve(lambda call: None, recovery=("none", "batch_norm"))
+    assert [row["error"] for row in rows] == ["", "ZeroDivisionError: division by zero"] * 3
+
+
+@pytest.mark.parametrize("error", [Preempted(7), KeyboardInterrupt(), UsageError("typo")])
+def test_what_ends_a_run_is_no_failure_of_a_point(error):
+    def fail(call):
+        if call == 1:
+            raise error
+
+    with pytest.raises(type(error)):
+        broken_curve(fail)
+
+
+def test_of_many_processes_none_goes_on_alone(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(ZeroDivisionError):
+        broken_curve(lambda call: None, recovery=("batch_norm",))
 
 
 def test_costs_may_exceed_32_bits():

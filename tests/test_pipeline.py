@@ -8,7 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from bbo import evaluate, metrics, pruning, stages
+from bbo import curves, evaluate, fitting, pruning, runs
+from bbo import workdir as workdirs
 from bbo.config import ExperimentConfig, override
 from bbo.pipeline import run_experiment
 
@@ -28,26 +29,27 @@ FILES = set(
 COLUMNS = (
     "method state criterion granularity scope meaning recovery sparsity achieved_sparsity "
     "units_kept params_kept macs_kept validation_loss validation_top1 validation_top5 "
-    "test_loss test_top1 test_top5"
+    "validation_ece validation_class_top1 test_loss test_top1 test_top5 test_ece test_class_top1 "
+    "error"
 ).split()
 
 
 @pytest.fixture
 def networks(monkeypatch):
     """The networks that runs go on to prune, as they come."""
-    seen, prune = [], stages.prune_network
+    seen, prune = [], curves.prune_network
 
-    def spy(run, network):
+    def spy(run, network, *rest):
         seen.append(jax.tree.map(np.asarray, network))
-        return prune(run, network)
+        return prune(run, network, *rest)
 
-    monkeypatch.setattr(stages, "prune_network", spy)
+    monkeypatch.setattr(curves, "prune_network", spy)
     return seen
 
 
 def records(folder):
     """The metrics of each epoch, but for the time that it took."""
-    found = metrics.read_metrics(folder / "metrics.jsonl")
+    found = workdirs.read_lines(folder / "metrics.jsonl")
     assert all(record["seconds"] > 0 for record in found)
     return [{k: v for k, v in record.items() if k != "seconds"} for record in found]
 
@@ -61,7 +63,7 @@ class Finished(NamedTuple):
     """An undisturbed run."""
 
     folder: pathlib.Path
-    network: stages.Network
+    network: runs.Network
     traces: dict[str, int]
     """How often the programs of evaluation and of pruning were traced."""
 
@@ -69,7 +71,7 @@ class Finished(NamedTuple):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "undisturbed"
-    traces, seen, prune = {"batch_sums": 0, "masks": 0}, [], stages.prune_network
+    traces, seen, prune = {"batch_sums": 0, "masks": 0}, [], curves.prune_network
     with pytest.MonkeyPatch.context() as patch:
 
         def count(module, name, original):
@@ -82,7 +84,7 @@ def finished(tmp_path_factory):
         count(evaluate, "batch_sums", evaluate.batch_sums)
         count(pruning, "masks", pruning.masks)
         patch.setattr(
-            stages, "prune_network", lambda *args: (seen.append(args[1]), prune(*args))[1]
+            curves, "prune_network", lambda *args: (seen.append(args[1]), prune(*args))[1]
         )
         run_experiment(SMALL, folder)
     return Finished(folder, jax.tree.map(np.asarray, seen[0]), traces)
@@ -110,7 +112,7 @@ def test_a_run_leaves_its_files_and_no_others(finished):
 def test_a_finished_run_is_only_read(finished, monkeypatch):
     folder = finished.folder
     times = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    monkeypatch.setattr(stages, "set_up", None)
+    monkeypatch.setattr(runs, "set_up", None)
     result = run_experiment(SMALL, folder)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == times
     assert result.workdir == folder and result.summary["selected_epoch"] in (1, 2, 3)
@@ -160,7 +162,7 @@ def test_an_interrupted_run_goes_on_to_the_same_result(
 ):
     folder, network, _ = finished
     with pytest.MonkeyPatch.context() as patch:
-        interrupt_after(patch, stages, name, calls)
+        interrupt_after(patch, fitting, name, calls)
         with pytest.raises(Interruption):
             run_experiment(SMALL, tmp_path)
     assert [row["epoch"] for row in records(tmp_path)] == recorded
@@ -175,11 +177,11 @@ def test_an_interrupted_run_goes_on_to_the_same_result(
 def test_a_run_interrupted_while_pruning_is_not_trained_again(finished, tmp_path, monkeypatch):
     folder = finished.folder
     with pytest.MonkeyPatch.context() as patch:
-        interrupt_after(patch, stages, "prune_network", 1)
+        interrupt_after(patch, curves, "prune_network", 1)
         with pytest.raises(Interruption):
             run_experiment(SMALL, tmp_path)
     assert not (tmp_path / "curve.csv").exists()
-    monkeypatch.setattr(stages, "training_batches", None)
+    monkeypatch.setattr(runs, "training_batches", None)
     run_experiment(SMALL, tmp_path)
     assert records(tmp_path) == records(folder)
     assert (tmp_path / "curve.csv").read_bytes() == (folder / "curve.csv").read_bytes()

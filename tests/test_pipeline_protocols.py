@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bbo import metrics, stages, train
+from bbo import fitting, runs, train
+from bbo import workdir as workdirs
 from bbo.config import ExperimentConfig, override
 from bbo.pipeline import run_experiment
 from bbo.types import RunError
@@ -23,11 +24,12 @@ SMALL = {
 @pytest.mark.parametrize("accuracies", [[0.1, 0.7, 0.3], [0.7, 0.1, 0.7], [1 / 3, 1 / 3, 0.2]])
 def test_selection_keeps_the_latest_of_equals(accuracies):
     state = train.TrainState(jnp.zeros(()), {"w": jnp.ones(2)}, {}, ())
-    expected = max((accuracy, epoch) for epoch, accuracy in enumerate(accuracies))
-    best = None
-    for epoch, accuracy in enumerate(accuracies):
-        first = stages.Network({}, np.int32(0), np.float32(-1))
-        best = stages._select("best_validation", best or first, state, epoch, accuracy)
+    expected = max((accuracy, epoch) for epoch, accuracy in enumerate(accuracies, start=1))
+    config = override(ExperimentConfig(), select="best_validation")
+    best = runs.Network({}, np.int32(0), np.float32(-1))
+    for done, accuracy in enumerate(accuracies):
+        progress = fitting.Progress(state, best, epochs=done, collected=[], seconds=0.0)
+        best = fitting._select(config, progress, accuracy)
     assert (float(best.accuracy), int(best.epoch)) == (np.float32(expected[0]), expected[1])
 
 
@@ -47,7 +49,7 @@ def test_the_published_protocol_runs_on_digits(tmp_path):
     assert not [name for name in result.curve.columns if name.startswith("validation")]
     assert set(result.curve["meaning"]) == {"published"}
     assert set(result.curve["recovery"]) == {"none"}
-    records = metrics.read_metrics(tmp_path / "metrics.jsonl")
+    records = workdirs.read_lines(tmp_path / "metrics.jsonl")
     best = max((row["test_top1"], row["epoch"]) for row in records)
     assert (result.curve["test_top1"][0], result.summary["selected_epoch"]) == best
 

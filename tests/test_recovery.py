@@ -89,6 +89,27 @@ def test_a_constant_channel_has_no_variance_and_stays_finite(network):
     assert np.isfinite(jax.jit(model.apply)(mended, batches(8)[0])).all()
 
 
+def test_every_channel_gets_back_the_mean_and_variance_that_its_norm_gave_it(network):
+    """So that neither a removed filter's constant nor lost variance is left to be mended.
+
+    Behind a norm, what every channel had before pruning is the norm's shift and scale.
+    """
+    variables, moments, model = network
+    kernel = variables["params"]["conv1"]["kernel"].at[..., 0].set(0)
+    emitting = variables["params"]["conv1"] | {"kernel": kernel}
+    pruned = variables | {"params": variables["params"] | {"conv1": emitting}}
+    mended = recovery.reestimate_batch_norm(moments, pruned, batches(24))
+    outputs = jax.jit(lambda v: model.apply(v, IMAGES, capture_intermediates=True)[1])(mended)
+    for name, norm in mended["params"].items():
+        if name == "conv1_norm" or not name.endswith("_norm"):
+            continue
+        (output,) = outputs["intermediates"][name]["__call__"]
+        variance = mended["batch_stats"][name]["var"]
+        np.testing.assert_allclose(output.mean((0, 1, 2)), norm["bias"], rtol=1e-9, atol=1e-9)
+        expected = np.square(norm["scale"]) * variance / (variance + 1e-5)
+        np.testing.assert_allclose(output.var((0, 1, 2)), expected, rtol=1e-9)
+
+
 def pool(data, *, wrap):
     """Through any nesting: statistics of each of ``data``'s rows, wrapped, then pooled."""
 

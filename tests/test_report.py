@@ -6,7 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bbo import report
+from bbo import pipeline, report
+from bbo import workdir as workdirs
+from bbo.config import ExperimentConfig
+from bbo.types import RunError
 
 ROWS = [
     {
@@ -39,6 +42,53 @@ def test_table_by_hand():
         ["0", "%", "98.8", "99.0", "98.8", "99.0"],
         ["25", "%", "50.0", "75.0", "90.0", "100.0"],
     ]
+
+
+def test_a_point_that_failed_is_a_dash_and_told():
+    rows = [row | {"error": ""} for row in ROWS]
+    for row in rows[2:4]:
+        del row["test_top1"]
+        row["error"] = "ValueError: no"
+    lines = report.curve_table(pd.DataFrame(rows)).splitlines()
+    assert lines[2].split() == ["25", "%", "-", "-", "90.0", "100.0"]
+    assert lines[3:] == [
+        "- filters, 25 %, as pruned: ValueError: no",
+        "- filters, 25 %, batch_norm recovery: ValueError: no",
+    ]
+    # A whole column of them does not vanish.
+    rows = [row if row["granularity"] == "weight" else rows[2] | row for row in rows]
+    for row in rows[:4]:
+        row["test_top1"], row["error"] = float("nan"), "ValueError: no"
+    lines = report.curve_table(pd.DataFrame(rows)).splitlines()
+    assert [line.split() for line in lines[1:3]] == [
+        ["0", "%", "-", "-", "98.8", "99.0"],
+        ["25", "%", "-", "-", "90.0", "100.0"],
+    ]
+    assert len(lines) == 3 + 4
+
+
+def finish(folder, rows):
+    workdirs.write_lines(folder / "curve.jsonl", rows)
+    return pipeline._finish(ExperimentConfig(), folder, rows, {"macs": 7})
+
+
+def test_a_run_counts_the_points_that_failed(tmp_path):
+    rows = [row | {"error": ""} for row in ROWS]
+    del rows[0]["test_top1"]
+    rows[0]["error"] = "ValueError: no"
+    result = finish(tmp_path, rows)
+    assert result.summary["failed_points"] == 1
+    assert result.summary["unpruned_test_top1"] == {"batch_norm": 0.99, "none": 0.9876}
+    assert report.failures(result.curve) == ["filters, 0 %, as pruned: ValueError: no"]
+    names = {"curve.csv", "curve.png", "summary.json"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
+def test_a_run_that_could_not_be_measured_at_all_is_not_finished(tmp_path):
+    rows = [row | {"error": "ValueError: no"} for row in ROWS]
+    with pytest.raises(RunError, match="could be measured; the first: ValueError: no"):
+        finish(tmp_path, rows)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_curve_file_keeps_names_and_numbers(tmp_path):

@@ -24,7 +24,7 @@ WRONG = [
     ("--rate", "Missing value"),
     ("--noaugment=3", "does not take an argument"),
     ("--conv_bias=maybe", "true or false"),
-    ("--preset=paper", "<digits|clean|published>"),
+    ("--preset=paper", "<digits|clean|published|published/vgg16_cifar10|"),
     ("--dataset=mnist", "<digits|cifar10|cifar100|svhn_cropped>"),
     ("--model=alexnet", "small_cnn, vgg11"),
     ("--model=vgg12", "vgg13, vgg16, vgg19"),
@@ -100,6 +100,7 @@ WRONG = [
     (f"{CIFAR} --data_dir=FILE", "Not a directory"),
     (f"{CIFAR} --data_dir=BROKEN", "does not describe a prepared dataset"),
     ("--workdir=", "name a folder"),
+    ("--workdir=gs://bucket/run", "mount the bucket (gcsfuse), name its folder"),
     ("--workdir=FILE", "name a folder"),
     ("--workdir=FILE/run", "FILE is a file; name another"),
     ("--workdir=FOREIGN", "holds files but no run (no config.json); name another folder"),
@@ -198,5 +199,5 @@ def test_help_shows_every_setting_with_its_defaults(tmp_path):
     text = " ".join(done.stdout.split())
     for section in to_json(configs.digits).values():
         assert all(f"{name}:" in text for name in section)
-    assert "in (0, 1) [digits: 0.15; clean: 0.3; published: 0.3]" in text
+    assert "[digits: 1; clean: 1.5; published: 1.5]" in text
     assert "--schedule: <step|cosine|constant>:" in text and "[default: step]" in text

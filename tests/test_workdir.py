@@ -123,3 +123,30 @@ def test_environment_says_what_ran(monkeypatch, tmp_path):
     assert environment["device"] == "cpu" and environment["num_devices"] == 8
     monkeypatch.setenv("PATH", str(tmp_path))
     assert workdirs.source_commit() is None
+
+
+def test_a_copy_of_the_source_tells_its_commit(tmp_path, monkeypatch):
+    (tmp_path / "bbo").mkdir()
+    monkeypatch.setattr(workdirs, "__file__", str(tmp_path / "bbo" / "workdir.py"))
+    assert workdirs.source_commit() is None
+    (tmp_path / "COMMIT").write_text("0123abc\n")
+    assert workdirs.source_commit() == "0123abc"
+
+
+def test_lines_come_back_up_to_one_cut_short(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    assert workdirs.read_lines(path) == []
+    rows = [{"x": 0.1 + 0.2}, {"x": float("-inf"), "name": "b"}]
+    workdirs.write_lines(path, rows)
+    assert workdirs.read_lines(path) == rows
+    path.write_text(path.read_text()[:-3])
+    assert workdirs.read_lines(path) == rows[:1]
+
+
+def test_one_process_works_in_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(workdirs, "LOCK_SECONDS", 1)
+    with workdirs.held(tmp_path), pytest.raises(UsageError, match="another process works in"):
+        with workdirs.held(tmp_path):
+            pass
+    with workdirs.held(tmp_path):
+        assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,173 @@
+"""The last stage of a run: the trained network, pruned and evaluated at every intensity."""
+
+import contextlib
+import json
+import pathlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bbo import evaluate, pruning, recovery, sharding
+from bbo import workdir as workdirs
+from bbo.preemption import Poll, polled
+from bbo.progress import progress_bar
+from bbo.runs import Network, Run, accuracy_on, choices
+from bbo.selection import prunable
+from bbo.types import Array, Params, PyTree, Rng
+
+LEAST_SQUARES_IMAGES = 1024
+"""Whose activations least squares holds at once, at most; ``recovery_images`` may make it less."""
+
+
+def _recovery_rows(run: Run, limit: int) -> np.ndarray:
+    """Training images in random order, full batches of them: the same for all that need some."""
+    batch_size, rows = run.config.train.batch_size, run.rows["train"]
+    order = np.asarray(jax.random.permutation(run.rngs["recovery_order"], len(rows)))
+    count = max(1, min(limit, len(rows)) // batch_size) * batch_size
+    return rows[order[:count]]
+
+
+def _recovery_batches(run: Run) -> list[PyTree]:
+    """Training images for recoveries and scores."""
+    chosen = _recovery_rows(run, run.config.pruning.recovery_images)
+    batches = choices(chosen, run.config.train.batch_size)
+    return [sharding.shard_batch(choice, run.mesh) for choice in batches]
+
+
+def _curve_scores(
+    run: Run, variables: PyTree, batches: list[PyTree], poll: Poll
+) -> Callable[[str], dict[str, Array]]:
+    """``granularity -> scores``; those of the criterion taylor are means over the batches."""
+    config = run.config.pruning
+
+    def scores(granularity: str) -> dict[str, Array]:
+        @jax.jit
+        def score(params: Params, gradients: Params | None, rng: Rng) -> dict[str, Array]:
+            return pruning.scores(
+                params,
+                criterion=config.criterion,
+                granularity=granularity,
+                on=prunable(run.config, granularity),
+                gradients=gradients,
+                rng=rng,
+            )
+
+        params, rng = variables["params"], run.rngs["scores"]
+        if config.criterion != "taylor":
+            return score(params, None, rng)
+        total = None
+        for batch in polled(batches, poll):
+            gradients = run.programs.gradients(variables, run.images["train"], batch)
+            part = score(params, gradients, rng)
+            total = part if total is None else jax.tree.map(jnp.add, total, part)
+        return jax.tree.map(lambda x: x / len(batches), total)
+
+    return scores
+
+
+def prune_network(
+    run: Run, network: Network, workdir: pathlib.Path, poll: Poll
+) -> list[dict[str, Any]]:
+    """The rows of the pruning curve: see ``evaluate.pruning_curve``.
+
+    Each is kept in ``curve.jsonl`` as soon as it is known, so that an interrupted curve goes on,
+    and has the ``seconds`` that it took. In a run of many processes only the first is sure to have
+    all rows.
+
+    Raises:
+      Preempted: from ``poll``, before a batch.
+    """
+    path, config = workdir / "curve.jsonl", run.config.pruning
+    rows = workdirs.read_lines(path) if sharding.is_first_process() else []
+    known = sharding.agreed(len(rows))
+    points = len(config.granularity) * len(config.sparsities) * len(config.recovery)
+    tools = _curve_tools(run, network.variables, poll)
+    about = {"method": run.config.noise.noise, "state": run.config.train.select}
+    with _appending(path, rows) as keep:
+        found = evaluate.pruning_curve(network.variables, config, tools, skip=known)
+        bar = progress_bar(
+            found,
+            total=points,
+            initial=known,
+            desc="pruning",
+            unit="point",
+            disable=not sharding.is_first_process(),
+        )
+        started = time.monotonic()
+        for row in bar:
+            now = time.monotonic()
+            rows.append(about | row | {"seconds": now - started})
+            keep(rows[-1])
+            started = now
+    return rows
+
+
+def _recoveries(
+    run: Run, dense: PyTree, batches: list[PyTree], poll: Poll
+) -> dict[str, Callable[[PyTree], PyTree]]:
+    """Pruned variables to mended ones, by the name of the recovery; from training images alone.
+
+    Args:
+      run: made ready.
+      dense: the variables before pruning.
+      batches: of training images.
+      poll: asked before each batch.
+    """
+    augmented = run.images["train"]._replace(rng=sharding.replicate(run.rngs["recovery"], run.mesh))
+    limit = min(run.config.pruning.recovery_images, LEAST_SQUARES_IMAGES)
+    rows = _recovery_rows(run, limit)
+    (large_batch,) = (sharding.shard_batch(c, run.mesh) for c in choices(rows, len(rows)))
+
+    def batch_norm(variables: PyTree) -> PyTree:
+        return recovery.reestimate_batch_norm(
+            lambda variables, batch: run.programs.moments(variables, augmented, batch),
+            variables,
+            polled(batches, poll),
+        )
+
+    def least_squares(variables: PyTree) -> PyTree:
+        poll()
+        return batch_norm(run.programs.refit(dense, variables, augmented, large_batch))
+
+    return {
+        "none": lambda variables: variables,
+        "batch_norm": batch_norm,
+        "least_squares": least_squares,
+    }
+
+
+def _curve_tools(run: Run, variables: PyTree, poll: Poll) -> evaluate.CurveTools:
+    batches = _recovery_batches(run)
+
+    def measure(variables: PyTree) -> dict[str, float]:
+        on_validation = accuracy_on(run, "validation", variables, poll)
+        return on_validation | accuracy_on(run, "test", variables, poll)
+
+    return evaluate.CurveTools(
+        scores=_curve_scores(run, variables, batches, poll),
+        recoveries=_recoveries(run, variables, batches, poll),
+        evaluate=measure,
+        macs=run.macs,
+    )
+
+
+@contextlib.contextmanager
+def _appending(
+    path: pathlib.Path, rows: list[dict[str, Any]]
+) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Gives ``keep(row)``, which adds a line to a file that holds ``rows``, nothing torn."""
+    if not sharding.is_first_process():
+        yield lambda row: None
+        return
+    workdirs.write_lines(path, rows)
+    with path.open("a", encoding="utf-8") as lines:
+
+        def keep(row: dict[str, Any]) -> None:
+            lines.write(json.dumps(row) + "\n")
+            lines.flush()
+
+        yield keep

@@ -1,0 +1,165 @@
+"""A run made ready, and what all of its stages need of it."""
+
+import functools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from bbo import cost, data, evaluate, optim, preemption, sharding, train
+from bbo.catalog import DATASETS
+from bbo.config import ExperimentConfig
+from bbo.programs import Images, Programs, create_programs, create_train
+from bbo.selection import check_selections
+from bbo.types import Array, PyTree, Rng, UsageError
+
+EVALUATION_BATCH = 500
+"""Images at a time in evaluation, at most; rounded up to a multiple of the number of devices."""
+
+
+class Run(NamedTuple):
+    """A run made ready: everything on the devices, nothing written yet."""
+
+    config: ExperimentConfig
+    mesh: Mesh
+    images: dict[str, Images]
+    """``train``, of which some may be held out, and ``test``."""
+    rows: dict[str, np.ndarray]
+    """Which of them are ``train``, ``validation`` (unless it is empty) and ``test``."""
+    optimizer: optax.GradientTransformation
+    programs: Programs
+    state: train.TrainState
+    """Before the first step."""
+    rngs: dict[str, Rng]
+    steps_per_epoch: int
+    macs: dict[str, int]
+
+
+class Network(NamedTuple):
+    """A trained network, worth pruning."""
+
+    variables: PyTree
+    """``params`` and ``batch_stats``."""
+    epoch: Array
+    accuracy: Array
+    """By which it was selected, a fraction; -1 if it was not."""
+
+
+def set_up(
+    config: ExperimentConfig, *, devices: list[Any] | None = None, like: Run | None = None
+) -> Run:
+    """Loads the data, makes the network, and checks what can be checked before work begins.
+
+    Args:
+      config: all settings.
+      devices: to run on; None takes all.
+      like: a run that differs in seed and noise alone, to share images, programs and devices with.
+
+    Raises:
+      UsageError: no data, or settings that do not fit the data, the network or the devices.
+    """
+    info = DATASETS[config.data.dataset]
+    mesh = like.mesh if like else sharding.data_mesh(devices)
+    dataset = data.load_dataset(config.data, seed=config.train.seed)
+    rows = {
+        "train": np.flatnonzero(~dataset.held_out),
+        "validation": np.flatnonzero(dataset.held_out),
+        "test": np.arange(len(dataset.test.label)),
+    }
+    num_train, batch_size = len(rows["train"]), config.train.batch_size
+    if batch_size > num_train:
+        raise UsageError(
+            f"batch_size is {batch_size}, but there are {num_train} training images; "
+            f"set batch_size to {num_train} or less"
+        )
+    sharding.check_divides(batch_size, mesh.size)
+    steps_per_epoch = num_train // batch_size
+    optimizer = optim.create_optimizer(
+        config.optimizer, epochs=config.train.epochs, steps_per_epoch=steps_per_epoch
+    )
+    if like:
+        programs = like.programs._replace(train=create_train(config, optimizer, mesh))
+    else:
+        programs = create_programs(config, optimizer, mesh)
+    streams = ("initial", "order", "train", "recovery", "scores", "recovery_order")
+    root = jax.random.key(config.train.seed)
+    rngs = {name: jax.random.fold_in(root, i) for i, name in enumerate(streams)}
+    fresh = functools.partial(
+        train.create_state, programs.model, optimizer, rngs["initial"], info.image_shape
+    )
+    check_selections(config, jax.eval_shape(fresh).params)  # shapes suffice, and cost nothing
+    state = fresh()
+    if like:
+        rng = sharding.replicate(rngs["train"], mesh)
+        images = {name: held._replace(rng=rng) for name, held in like.images.items()}
+    else:
+        splits = {"train": dataset.training, "test": dataset.test}
+        images = sharding.replicate(
+            {name: Images(*split, rngs["train"]) for name, split in splits.items()}, mesh
+        )
+    return Run(
+        config=config,
+        mesh=mesh,
+        images=images,
+        rows={name: chosen for name, chosen in rows.items() if len(chosen)},
+        optimizer=optimizer,
+        programs=programs,
+        state=sharding.replicate(state, mesh),
+        rngs=rngs,
+        steps_per_epoch=steps_per_epoch,
+        macs=cost.layer_macs(programs.model, variables_of(state), info.image_shape),
+    )
+
+
+def variables_of(state: train.TrainState) -> PyTree:
+    """What the network is applied to."""
+    return {"params": state.params, "batch_stats": state.batch_stats}
+
+
+def choices(rows: np.ndarray, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+    """Batches of rows in order; the last is padded with image 0, marked as not valid."""
+    for start in range(0, len(rows), batch_size):
+        part = rows[start : start + batch_size]
+        padding = batch_size - len(part)
+        yield {
+            "row": np.pad(part, (0, padding)).astype(np.int32),
+            "index": np.arange(batch_size, dtype=np.int32),
+            "valid": np.arange(batch_size) < len(part),
+        }
+
+
+def accuracy_on(run: Run, split: str, variables: PyTree, poll: preemption.Poll) -> dict[str, float]:
+    """``loss``, ``top1`` and ``top5`` on a split, by ``<split>_<name>``; {} if it is empty.
+
+    Raises:
+      Preempted: from ``poll``, before a batch.
+    """
+    if split not in run.rows:
+        return {}
+    rows, devices = run.rows[split], run.mesh.size
+    images = run.images["test" if split == "test" else "train"]
+    batch_size = -(-min(EVALUATION_BATCH, len(rows)) // devices) * devices
+    means = evaluate.evaluate(
+        lambda choice: run.programs.evaluate(variables, images, choice),
+        (
+            sharding.shard_batch(choice, run.mesh)
+            for choice in preemption.polled(choices(rows, batch_size), poll)
+        ),
+    )
+    return {f"{split}_{name}": value for name, value in means.items()}
+
+
+def training_batches(run: Run, epoch: int) -> Iterator[PyTree]:
+    """The batches of an epoch, in its own random order, spread over the devices."""
+    for choice in training_choices(run, epoch):
+        yield sharding.shard_batch(choice, run.mesh)
+
+
+def training_choices(run: Run, epoch: int) -> Iterator[dict[str, np.ndarray]]:
+    """The same, still on the host."""
+    rows, batch_size = run.rows["train"], run.config.train.batch_size
+    order = data.epoch_indices(jax.random.fold_in(run.rngs["order"], epoch), len(rows), batch_size)
+    yield from choices(rows[np.asarray(order).ravel()], batch_size)

@@ -1,0 +1,196 @@
+"""Tables and figures of many runs: methods compared over seeds, with intervals.
+
+  python -m experiments.report runs/digits --out=report          of all finished runs below a folder
+  python -m experiments.report runs/a runs/b --out=report        of several
+
+Runs that differ in nothing but their seed are one method; methods are compared on the same dataset
+and network, and named by the settings in which they differ. Written are curves.csv (each measure at
+each pruning point), differences.csv (between methods, seed by seed), gains.csv (by recovery, of the
+same networks), summary.csv, summary.md and figures. Intervals are 95 % confidence intervals of the
+mean, by Student's t. Runs that are unfinished or damaged are left out and listed. Exit status 2:
+nothing to report, or a mistake.
+"""
+
+import io
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import pandas as pd
+from absl import flags
+
+from bbo import comparison, figures, report, study, tables
+from bbo import workdir as workdirs
+from bbo.study import Found, Group
+from bbo.types import UsageError
+from experiments import cli
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_string(
+    "out", None, "folder for the tables and figures", flag_values=FLAGS, module_name=" report"
+)
+PUBLISHED = pathlib.Path(__file__).parent / "published"
+"""The curves of the paper, a file for each dataset and network."""
+
+
+def main(values: flags.FlagValues, *directories: str) -> None:
+    """Reports on all runs below the directories, prints the summary and the paths."""
+    if not values["out"].value:
+        raise UsageError("out is missing; name a folder for the tables, as in --out=report")
+    out = pathlib.Path(values["out"].value).expanduser()
+    found = study.find_runs([pathlib.Path(folder).expanduser() for folder in directories])
+    if not found.runs:
+        listed = "; ".join(f"{name} is {reason}" for name, reason in found.left_out.items())
+        where = " and ".join(directories)
+        raise UsageError(f"no finished run in {where}" + (f": {listed}" if listed else ""))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        text, paths = write_report(found, out)
+    except OSError as error:
+        raise UsageError(f"out {out} cannot be written: {error.strerror}; name another") from None
+    print(text)
+    print("\n".join(map(str, paths)))
+
+
+def write_report(found: Found, out: pathlib.Path) -> tuple[str, list[pathlib.Path]]:
+    """Writes everything; gives the summary in Markdown and the paths of all files."""
+    groups = study.grouped(found.runs)
+    points = study.points_of(groups)
+    records = {
+        "curves": comparison.curve_statistics(points),
+        "differences": comparison.paired_differences(points),
+        "gains": comparison.recovery_gains(points),
+        "summary": comparison.summary(points),
+    }
+    paths = [out / f"{name}.csv" for name in records]
+    for path, table in zip(paths, records.values(), strict=True):
+        content = io.StringIO()
+        table.to_csv(content, index=False, lineterminator="\n")
+        workdirs.write_text(path, content.getvalue())
+    parts = [opening(found, groups)]
+    for problem in dict.fromkeys(group.problem for group in groups):
+        own = [group for group in groups if group.problem == problem]
+        of_problem = {name: _of_problem(table, own[0]) for name, table in records.items()}
+        names = write_figures(own, of_problem["curves"], out)
+        paths += [out / name for name in names]
+        parts += [chapter(own, **of_problem)]
+        parts += [f"![Test accuracy against {on_axis}]({name})" for name, on_axis in names.items()]
+    text = "\n\n".join(parts)
+    workdirs.write_text(out / "summary.md", text + "\n")
+    return text, [*paths, out / "summary.md"]
+
+
+def _of_problem(table: pd.DataFrame, group: Group) -> pd.DataFrame:
+    return comparison.where(table, **dict(zip(comparison.PROBLEM, group.problem, strict=True)))
+
+
+def opening(found: Found, groups: Sequence[Group]) -> str:
+    """What was read and how to read it."""
+    parts = [
+        "# Comparison of runs",
+        f"{len(found.runs)} finished runs. Cells are the mean ± the standard deviation of the "
+        "sample (number of runs). Intervals are 95 % confidence intervals of the mean, by "
+        "Student's t: with few runs they are wide. A dash: there is no such number.",
+        "Made on:",
+        "\n".join(f"* {line}" for line in tables.environment_lines(groups)),
+    ]
+    if found.left_out:
+        parts += ["Left out:"]
+        parts += ["\n".join(f"* {name}: {reason}" for name, reason in found.left_out.items())]
+    return "\n\n".join(parts)
+
+
+def problem_text(group: Group) -> str:
+    """What methods are compared on: ``vgg16 of width 0.125 on cifar10``."""
+    dataset, network, width = group.problem
+    return f"{network}{'' if width == 1 else f' of width {width:g}'} on {dataset}"
+
+
+def chapter(
+    groups: Sequence[Group],
+    *,
+    curves: pd.DataFrame,
+    differences: pd.DataFrame,
+    gains: pd.DataFrame,
+    summary: pd.DataFrame,
+) -> str:
+    """All tables of one problem."""
+    parts = [f"## {problem_text(groups[0])}", tables.methods_table(groups)]
+    if failed := tables.failure_lines(groups):
+        parts += ["Pruning points that failed:", "\n".join(f"* {line}" for line in failed)]
+    baselines = {study.baseline_of(group, groups) for group in groups}
+    for granularity in curves["granularity"].unique():
+        of_curves, of_differences, of_gains, of_summary = (
+            comparison.where(table, granularity=granularity)
+            for table in (curves, differences, gains, summary)
+        )
+        removed = f"{granularity}s removed"
+        parts += [f"### Summary: {removed}", tables.summary_table(of_summary)]
+        parts += [f"### Test accuracy (%): {removed}", tables.accuracy_table(of_curves)]
+        if len(of_differences):
+            parts += [
+                f"### Differences of test accuracy, in points [95 % interval] (pairs): {removed}",
+                tables.difference_table(of_differences, baselines),
+            ]
+        if len(of_gains):
+            parts += [
+                "### Test accuracy gained by recovery, in points [95 % interval] (networks): "
+                + removed,
+                tables.gain_table(of_gains),
+            ]
+    return "\n\n".join(parts)
+
+
+def write_figures(
+    groups: Sequence[Group], curves: pd.DataFrame, out: pathlib.Path
+) -> dict[str, str]:
+    """A figure for each axis; gives what is on it, by the name of the file."""
+    dataset, network, width = groups[0].problem
+    stem = f"{dataset}_{network}" + ("" if width == 1 else f"_width{width:g}")
+    published, note = published_curves(groups[0])
+    counts = sorted({len(group.runs) for group in groups})
+    title = f"{problem_text(groups[0])}: " + (
+        f"mean of {'-'.join(map(str, counts))} runs, shaded: 95 % interval of the mean"
+        if counts[-1] > 1
+        else "one run each"
+    )
+    names = {}
+    for name, axis in figures.AXES.items():
+        is_removed = name == "removed"
+        figure = figures.comparison_figure(
+            curves,
+            axis,
+            title=title + (f"\n{note}" if is_removed and note else ""),
+            published=published if is_removed else None,
+            noise_of={group.method: group.settings["noise"] for group in groups},
+        )
+        names[f"{stem}_{name}.png"] = axis.short
+        report.save_figure(out / f"{stem}_{name}.png", figure)
+    return names
+
+
+def published_curves(group: Group) -> tuple[pd.DataFrame | None, str]:
+    """The paper's curves for the dataset and network of a group, and what is to be said of them.
+
+    None if there are none, or the width is not the paper's.
+    """
+    dataset, network, width = group.problem
+    path = PUBLISHED / f"{dataset}_{network}.csv"
+    if not path.exists():
+        return None, ""
+    if width != 1:
+        return None, f"width {width:g}, the paper: 1"
+    curves = pd.read_csv(path, comment="#", keep_default_na=False)
+    return curves, "dashed: Khan & Stavness 2020, by the protocol of the paper"
+
+
+def positional(argv: Sequence[str]) -> list[str]:
+    """A name for each argument that is no flag, as ``cli.run_program`` wants them: at least one."""
+    try:
+        return ["DIR"] * max(1, len(FLAGS(list(argv))) - 1)
+    except (flags.Error, ValueError):  # which it will tell about
+        return ["DIR"]
+
+
+if __name__ == "__main__":
+    cli.leave(cli.run_program(main, FLAGS, sys.argv, positional=positional(sys.argv)))

@@ -1,0 +1,1 @@
+"""A sweep on this machine, on SLURM, on TPU pods and Kubernetes; needs no jax."""

@@ -1,0 +1,257 @@
+"""A sweep on SLURM: what is neither done nor queued becomes one array of jobs.
+
+  python -m launch.slurm SPEC OUT [--parallel=N] [--snapshot] [--dry_run] [-- SBATCH_OPTIONS]
+
+  python -m launch.slurm sweep.py out --parallel=32 -- -p gpu --gres=gpu:1 -c 8 --time=4:00:00
+  python -m launch.slurm sweep.py out -- -N 4 --ntasks-per-node=1 --gres=gpu:8 --time=24:00:00
+
+SPEC is a sweep as launch.sweep describes it. A run that is preempted or reaches its time limit
+saves, goes back in the queue by itself and resumes; one that failed or was cancelled does so when
+the same command is given again. Job ids are kept in OUT/jobs, logs in OUT/logs.
+"""
+
+import contextlib
+import fcntl
+import itertools
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, TextIO
+
+from absl import flags
+
+from bbo.types import UsageError
+from experiments import cli
+from launch import logs, sbatch, snapshot, sweep
+
+FLAGS = flags.FlagValues()
+_PLACE = {"flag_values": FLAGS, "module_name": " slurm"}
+flags.DEFINE_integer(
+    "parallel", None, "how many runs at a time [default: all]", lower_bound=1, **_PLACE
+)
+flags.DEFINE_boolean(
+    "snapshot",
+    False,
+    "run the source as committed now, copied to OUT/src, not as it is when a job starts",
+    **_PLACE,
+)
+flags.DEFINE_boolean("dry_run", False, "print the commands and do nothing", **_PLACE)
+
+
+class Job(NamedTuple):
+    """What squeue says of a run."""
+
+    state: str
+    """As SLURM calls it: PENDING, RUNNING, COMPLETING..."""
+    elapsed: str
+    """Time since the start, as ``[D-[H:]]M:S``."""
+    reason: str
+    """Why it waits, in brackets, or on which nodes it is."""
+
+
+class Array(NamedTuple):
+    """Runs that are one array of jobs."""
+
+    offset: int
+    """What is to be added to a task's index for the index of its run."""
+    runs: list[int]
+
+
+class Submission(NamedTuple):
+    """What the arrays of one submission share."""
+
+    out: pathlib.Path
+    name: str
+    parallel: int | None
+    source: pathlib.Path | None
+    options: Sequence[str]
+
+
+def queued(out: pathlib.Path) -> dict[int, Job]:
+    """The runs of a sweep that wait, run or end just now; without OUT/jobs, {} at once.
+
+    Raises:
+      UsageError: squeue is not there, or fails; OUT/jobs cannot be understood.
+    """
+    offsets = _submitted(out)
+    if not offsets:
+        return {}
+    found = {}
+    # --all: hidden partitions too. A user's settings of squeue might hide jobs or columns.
+    unset = {name: text for name, text in os.environ.items() if not name.startswith("SQUEUE_")}
+    listed = _tool("squeue", "--all", "--noheader", "--array", "-o", "%F|%K|%T|%M|%R", env=unset)
+    for line in listed.splitlines():
+        array, _, rest = line.partition("|")
+        if array in offsets:
+            index, *job = rest.split("|", 3)
+            found[offsets[array] + int(index)] = Job(*job)
+    return dict(sorted(found.items()))
+
+
+def _submitted(out: pathlib.Path) -> dict[str, int]:
+    """The offset of every array in OUT/jobs, by its job id."""
+    path = out / "jobs"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    try:
+        return {array: int(offset) for array, offset in map(str.split, lines)}
+    except ValueError:
+        raise UsageError(
+            f"{path} holds something else than a job id and an offset a line"
+        ) from None
+
+
+def _tool(*command: str, env: dict[str, str] | None = None) -> str:
+    """What a command of SLURM prints. Raises UsageError if it is not there or fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=env)
+    except FileNotFoundError:
+        raise UsageError(
+            f"{command[0]} is not found; do this on a machine with SLURM, or use launch.local"
+        ) from None
+    if done.returncode:
+        raise UsageError(f"{command[0]} fails with status {done.returncode}: {done.stderr}")
+    sys.stderr.write(done.stderr)  # what sites tell about a job that they accept
+    return done.stdout
+
+
+def max_array_size() -> int:
+    """One more than the largest index of an array."""
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _tool("scontrol", "show", "config"), re.M)
+    return int(found[1]) if found else 1001
+
+
+def _likely_array_size() -> int:
+    """The same, or SLURM's default where there is none to ask."""
+    try:
+        return max_array_size()
+    except UsageError as error:
+        print(f"arrays of 1001 are assumed: {error}", file=sys.stderr)
+        return 1001
+
+
+def ranges(indices: Sequence[int]) -> str:
+    """Increasing numbers in the notation of SLURM.
+
+    >>> ranges([0, 1, 2, 3, 7, 9, 10])
+    '0-3,7,9-10'
+    """
+    found: list[list[int]] = []
+    for index in indices:
+        if found and found[-1][1] == index - 1:
+            found[-1][1] = index
+        else:
+            found.append([index, index])
+    return ",".join(f"{first}-{last}" if first < last else f"{first}" for first, last in found)
+
+
+def arrays(runs: Sequence[int], size: int) -> list[Array]:
+    """Runs as few arrays with indices below ``size``.
+
+    >>> arrays([0, 1, 11, 12, 30], size=10)
+    [Array(offset=0, runs=[0, 1]), Array(offset=10, runs=[11, 12]), Array(offset=30, runs=[30])]
+    """
+    blocks = itertools.groupby(runs, lambda run: run // size * size)
+    return [Array(offset, list(members)) for offset, members in blocks]
+
+
+def command(submission: Submission, array: Array, after: str | None) -> list[str]:
+    """How to submit an array; ``after`` is the id of one that must have ended before it."""
+    out, name, parallel, source, options = submission
+    indices = ranges([run - array.offset for run in array.runs])
+    log = str(out / "logs" / "slurm-").replace("%", "%%")
+    return [
+        "sbatch",
+        "--parsable",
+        f"--job-name={name}",
+        f"--output={log}%A_%a.log",
+        f"--array={indices}" + (f"%{parallel}" if parallel else ""),
+        # %N bounds one array: to bound all, they go one after the other. Options given by the
+        # user come later and win, so theirs is the choice to let all start at once.
+        *([f"--dependency=afterany:{after}"] if after and parallel else []),
+        *options,
+        str(pathlib.Path(__file__).with_name("job.sh")),
+        *(str(out), str(array.offset), sys.executable, *([str(source)] if source else [])),
+    ]
+
+
+@contextlib.contextmanager
+def _alone(out: pathlib.Path) -> Iterator[TextIO]:
+    """OUT/jobs, to write to; only one process at a time has it."""
+    with open(out / "jobs", "a", encoding="utf-8") as jobs:
+        try:
+            fcntl.flock(jobs, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            message = f"another launch.slurm is submitting runs of {out}; wait for it"
+            raise UsageError(message) from None
+        except OSError:
+            pass  # a file system without locks, as Lustre may be: better unguarded than not at all
+        yield jobs
+
+
+def main(values: flags.FlagValues, spec: str, out: str, *, options: Sequence[str]) -> None:
+    """Submits what is left of a sweep, or shows how."""
+    sbatch.check(options)
+    # Also tells whether SLURM is there, before anything is written.
+    size = _likely_array_size() if values.dry_run else max_array_size()
+    folder = pathlib.Path(out).absolute()  # --chdir may be among the options
+    runs = (sweep.plan if values.dry_run else sweep.freeze)(pathlib.Path(spec), folder)
+    source = snapshot.plan(runs[0].script, folder / "src") if values.snapshot else None
+    name, place = pathlib.Path(spec).stem, source.folder if source else None
+    submission = Submission(folder, name, values.parallel, place, options)
+    if values.dry_run:
+        for before, array in enumerate(arrays(_to_submit(folder, runs, sys.stderr), size)):
+            print(shlex.join(command(submission, array, "PREVIOUS_ID" if before else None)))
+        return
+    with _alone(folder) as jobs:
+        found = arrays(_to_submit(folder, runs, sys.stdout), size)
+        if source and found:
+            snapshot.write(source)
+        (folder / "logs").mkdir(exist_ok=True)
+        _submit(submission, found, jobs)
+
+
+def _to_submit(out: pathlib.Path, runs: list[sweep.Run], stream: TextIO) -> list[int]:
+    """The runs that nobody has done or will do; tells on ``stream`` how many, and of the others."""
+    left, waiting = sweep.unfinished(out, runs), queued(out)
+    others = {
+        "in the queue already": [run for run in left if run in waiting],
+        "running on this machine": [run for run in left if logs.is_running(out, run)],
+    }
+    found = [run for run in left if not any(run in kept for kept in others.values())]
+    counts = f"{len(runs)} runs: {len(runs) - len(left)} done, {len(found)} to submit"
+    kept = [f"{where}: {ranges(indices)}" for where, indices in others.items() if indices]
+    print(", ".join([counts, *kept]), file=stream)
+    return found
+
+
+def _submit(submission: Submission, found: list[Array], jobs: TextIO) -> None:
+    """Submits arrays and notes each at once: a later one may be refused."""
+    ids = []
+    for array in found:
+        printed = _tool(*command(submission, array, ids[-1] if ids else None))
+        ids.append(printed.strip().partition(";")[0])  # the rest is the name of a cluster
+        if not ids[-1].isdecimal():
+            raise UsageError(f"sbatch gives no job id but {printed!r}; leave such options out")
+        jobs.write(f"{ids[-1]} {array.offset}\n")
+        jobs.flush()
+        print(f"job {ids[-1]}: runs {ranges(array.runs)}", flush=True)
+    if ids:
+        print(f"Watch:  python -m launch.status {submission.out}\nCancel: scancel {' '.join(ids)}")
+
+
+def run(argv: Sequence[str]) -> int:
+    """The program; what follows ``--`` is for sbatch. Gives the exit status."""
+    split = argv.index("--") if "--" in argv else len(argv)
+
+    def submit(values: flags.FlagValues, spec: str, out: str) -> None:
+        main(values, spec, out, options=argv[split + 1 :])
+
+    return cli.run_program(submit, FLAGS, argv[:split], positional=("SPEC", "OUT"))
+
+
+if __name__ == "__main__":
+    cli.leave(run(sys.argv))
