@@ -15,17 +15,17 @@ PROGRAMS = sorted(
 
 LEAVES = (
     "perturb noise pruning prepared records data recovery least_squares cost models optim metrics "
-    "sharding checkpoint workdir report progress preemption channels compaction export comparison"
+    "sharding checkpoint workdir report progress preemption flow export comparison"
 )
 ORDER = [
     "types catalog",
     "settings",
     "config trees",
     LEAVES,
-    "train evaluate selection study figures",
-    "programs tables",
-    "runs",
-    "fitting curves",
+    "train evaluate selection study figures tracing",
+    "programs tables channels",
+    "runs zeros resizing",
+    "fitting curves compaction",
     "members",
     "pipeline",
 ]
@@ -37,7 +37,6 @@ BETWEEN_LEAVES = {
     ("records", "prepared"),
     ("metrics", "workdir"),
     ("report", "workdir"),
-    ("compaction", "channels"),
 }
 """The only imports between modules of the rank of the leaves; within ``models`` all may."""
 
@@ -88,7 +87,7 @@ def test_the_library_reads_no_flag():
 
 
 def test_the_order_lists_only_modules_that_exist_or_are_planned():
-    planned = {"channels", "compaction", "export"}
+    planned = {"export"}
     assert set(RANKS) - planned <= {module_of(path) for path in MODULES}
 
 
