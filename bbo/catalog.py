@@ -46,6 +46,6 @@ MEANINGS = ("published", "clean")
 CRITERIA = ("l2", "l1", "norm_scale", "taylor", "geometric_median", "random")
 FILTER_CRITERIA = ("norm_scale", "geometric_median")
 """Criteria that exist for whole filters only."""
-RECOVERIES = ("none", "batch_norm", "least_squares")
+RECOVERIES = ("none", "batch_norm", "bias", "least_squares")
 QUIRKY_NORM_SCALES = {"vgg": r"_norm/scale$", "thin_resnet": r"shortcut_norm/scale$"}
 """The BatchNorm scales, by network family, that the authors' program prunes by name accident."""

@@ -1,13 +1,37 @@
-"""What a network costs: parameters and multiply-adds (MACs)."""
+"""What a network costs: parameters, multiply-adds (MACs), bytes, measured time."""
 
 import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
 
-from bbo import trees
-from bbo.types import Params, PyTree
+from bbo import tracing, trees
+from bbo.tracing import Arrays, Program, Step
+from bbo.types import Params, PyTree, UsageError, require
+
+MIN_REPEATS = 5
+"""Calls that are measured even if they take too long: quartiles of fewer say nothing."""
+
+
+class Latency(NamedTuple):
+    """How long a call takes."""
+
+    batch_size: int
+    """Examples in one call."""
+    median: float
+    """In seconds, of one call."""
+    low: float
+    """The lower quartile."""
+    high: float
+    """The upper quartile."""
+    repeats: int
+    """How many calls were measured."""
 
 
 def num_params(params: Params) -> int:
@@ -50,3 +74,214 @@ def layer_macs(
         kernel = name.removesuffix("__call__/0") + "kernel"
         macs[kernel] = math.prod(output.shape[:-1]) * math.prod(kernels[kernel].shape)
     return macs
+
+
+def count_macs(function: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -> int:
+    """Multiply-adds of ``function(variables, *inputs)``, for the whole batch.
+
+    Counted are matrix products and convolutions, as they are written: also those of weights
+    alone, and those whose results are not used. A convolution counts its padding, as published
+    numbers do, but not the zeros that a transposed one puts between its inputs. A scan counts all
+    of its rounds, a cond its largest branch.
+
+    Args:
+      function: any function that jax can trace; nothing is computed.
+      variables: its parameters; shapes and dtypes suffice, here and for the inputs.
+      *inputs: a batch.
+
+    Raises:
+      UsageError: there are products in a while loop, in a kernel, or of ragged arrays.
+
+    >>> images, kernel = jnp.zeros((2, 8, 8, 3)), jnp.zeros((3, 3, 3, 4))
+    >>> count_macs(nn.Conv(4, (3, 3), use_bias=False).apply, {"params": {"kernel": kernel}}, images)
+    13824
+    >>> 2 * 8 * 8 * kernel.size
+    13824
+    """
+    traced = tracing.trace(function, variables, *inputs)
+    return _program_macs(traced.arrays, traced.program)
+
+
+def _program_macs(arrays: Arrays, program: Program) -> int:
+    return sum(_step_macs(arrays, step) for step in program.steps)
+
+
+def _step_macs(arrays: Arrays, step: Step) -> int:
+    name, params = step.primitive.name, step.params
+    inner = [_program_macs(arrays, program) for program in step.inner]
+    if name in PRODUCTS:
+        shapes = [arrays.avals[ref].shape for ref in (*step.operands, step.results[0])]
+        return PRODUCTS[name](params, *shapes)
+    if name == "scan":
+        return params["length"] * inner[0]
+    if name == "cond":
+        return max(inner)
+    if any(inner):
+        raise UsageError(
+            "the multiply-adds of a while loop cannot be counted: how often it runs is not known "
+            "before; write it as a scan or as a fori_loop of fixed length, or count one round"
+        )
+    if _is_or_holds_product(name, params):
+        raise UsageError(
+            f"the multiply-adds of {name} cannot be counted; write its products as jnp.einsum, "
+            "jnp.matmul or lax.conv_general_dilated, outside of kernels and shard_map"
+        )
+    return 0
+
+
+def _is_or_holds_product(name: str, params: Mapping[str, Any]) -> bool:
+    """Whether a primitive multiplies matrices, or has a program in its parameters that does."""
+    return "dot" in name or "matmul" in name or _holds_product(tuple(params.values()))
+
+
+def _holds_product(value: Any) -> bool:
+    if isinstance(value, core.ClosedJaxpr):
+        value = value.jaxpr
+    if isinstance(value, core.Jaxpr):
+        names = [(equation.primitive.name, equation.params) for equation in value.eqns]
+        return any(name in PRODUCTS or _is_or_holds_product(name, given) for name, given in names)
+    return isinstance(value, tuple | list) and any(map(_holds_product, value))
+
+
+def _dot_general(params: Mapping[str, Any], left: Any, right: Any, result: Any) -> int:
+    """Every number of the result is a sum over the axes that are contracted."""
+    del right
+    (contracted, _), _ = params["dimension_numbers"]
+    return math.prod(result) * math.prod(left[axis] for axis in contracted)
+
+
+def _convolution(params: Mapping[str, Any], images: Any, kernel: Any, result: Any) -> int:
+    """Every number of the result is a sum over the inputs of its group and over the window."""
+    del images
+    numbers = params["dimension_numbers"]
+    batch, features, *positions = numbers.out_spec
+    _, inputs, *window = numbers.rhs_spec
+    settings = ("window_strides", "padding", "lhs_dilation", "rhs_dilation")
+    moves = zip(*(params[name] for name in settings), strict=True)
+    taps = 1
+    for axis, size, move in zip(positions, window, moves, strict=True):
+        stride, (before, _), spread, dilation = move
+        first = stride * np.arange(result[axis]) - before
+        read = np.add.outer(first, dilation * np.arange(kernel[size]))
+        taps *= int((read % spread == 0).sum())
+    return result[batch] * result[features] * kernel[inputs] * taps
+
+
+PRODUCTS: dict[str, Callable[..., int]] = {
+    "dot_general": _dot_general,
+    "conv_general_dilated": _convolution,
+}
+"""Multiply-adds of a primitive from its parameters and the shapes of operands and result."""
+
+
+def array_bytes(tree: PyTree) -> int:
+    """Memory of all arrays; ``jax.ShapeDtypeStruct`` will do.
+
+    >>> array_bytes({"kernel": jnp.zeros((3, 4)), "count": jnp.zeros((), jnp.int8)})
+    49
+    """
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def activation_bytes(
+    function: Callable[..., PyTree], variables: PyTree, *inputs: PyTree
+) -> int | None:
+    """Memory that ``function(variables, *inputs)`` needs besides its arguments and its result.
+
+    It is what the compiler sets aside for all that is computed on the way: the most at any one
+    time, as far as it can use memory again, and so depends on the backend. What libraries take
+    on their own while they run (the work space of a convolution on the CPU) is not in it.
+
+    Args:
+      function: is compiled for the default device, not run.
+      variables: its parameters; shapes and dtypes suffice, here and for the inputs.
+      *inputs: a batch.
+
+    Returns:
+      None where the backend does not say.
+
+    >>> weights = {"in": jnp.zeros((3, 50)), "out": jnp.zeros((50, 2))}
+    >>> activation_bytes(lambda w, x: x @ w["in"] @ w["out"], weights, jnp.zeros((10, 3)))
+    2000
+    """
+    memory = jax.jit(function).lower(variables, *inputs).compile().memory_analysis()
+    return getattr(memory, "temp_size_in_bytes", None)
+
+
+def measure_latency(
+    function: Callable[..., PyTree],
+    variables: PyTree,
+    *inputs: PyTree,
+    seconds: float = 1.0,
+    warm_up: int = 3,
+) -> Latency:
+    """Time of ``function(variables, *inputs)``, compiled, with its arguments on the device.
+
+    Args:
+      function: any function that jax can compile.
+      variables: its parameters.
+      *inputs: a batch: arrays [n, ...].
+      seconds: see ``compare_latencies``, here and for ``warm_up``.
+      warm_up: see there.
+
+    Raises:
+      UsageError: the inputs have no batch.
+
+    >>> images = jnp.zeros((4, 8))
+    >>> latency = measure_latency(jnp.matmul, images, images.T, seconds=0.01)
+    >>> latency.batch_size, latency.repeats >= 5, 0 < latency.low <= latency.median <= latency.high
+    (8, True, True)
+    """
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(inputs)]
+    batches = [shape[0] for shape in shapes if shape]
+    require(bool(batches), "inputs", shapes, "arrays [n, ...]")
+    compiled = jax.jit(function)
+    arguments = jax.device_put((variables, *inputs))
+    call = {"": lambda: compiled(*arguments)}
+    return compare_latencies(call, batch_size=batches[0], seconds=seconds, warm_up=warm_up)[""]
+
+
+def compare_latencies(
+    functions: Mapping[str, Callable[[], Any]],
+    *,
+    batch_size: int,
+    seconds: float = 1.0,
+    warm_up: int = 3,
+) -> dict[str, Latency]:
+    """Time of several functions, called in turn, so that a busy machine slows all of them alike.
+
+    Each call is over when its result is there (``jax.block_until_ready``).
+
+    Args:
+      functions: what to call, by name; results of other libraries than jax will do.
+      batch_size: examples in one call of any of them.
+      seconds: how long is measured, for each function on average; but each is called at least
+        ``MIN_REPEATS`` times, and all are called equally often.
+      warm_up: calls of each that are not measured, besides the first one, which may compile.
+
+    Raises:
+      UsageError: there is no function.
+
+    >>> calls = {"add": lambda: jnp.ones(9) + 1, "sort": lambda: jnp.sort(jnp.ones(9))}
+    >>> latencies = compare_latencies(calls, batch_size=1, seconds=0.01)
+    >>> list(latencies), latencies["add"].repeats == latencies["sort"].repeats
+    (['add', 'sort'], True)
+    """
+    require(bool(functions), "functions", functions, "one or more functions by name")
+    for _ in range(1 + warm_up):
+        for function in functions.values():
+            jax.block_until_ready(function())
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    end, rounds = time.perf_counter() + seconds * len(functions), 0
+    while rounds < MIN_REPEATS or time.perf_counter() < end:
+        for name, function in functions.items():
+            start = time.perf_counter()
+            jax.block_until_ready(function())
+            times[name].append(time.perf_counter() - start)
+        rounds += 1
+    return {name: _summary(batch_size, taken) for name, taken in times.items()}
+
+
+def _summary(batch_size: int, times: list[float]) -> Latency:
+    low, median, high = np.quantile(times, (0.25, 0.5, 0.75)).tolist()
+    return Latency(batch_size, median, low, high, len(times))

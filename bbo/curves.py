@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bbo import evaluate, pruning, recovery, sharding
+from bbo import channels, compaction, evaluate, pruning, recovery, sharding, trees
 from bbo import workdir as workdirs
 from bbo.preemption import Poll, polled
 from bbo.progress import progress_bar
@@ -19,8 +19,8 @@ from bbo.runs import Network, Run, accuracy_on, choices
 from bbo.selection import prunable
 from bbo.types import Array, Params, PyTree, Rng
 
-LEAST_SQUARES_IMAGES = 1024
-"""Whose activations least squares holds at once, at most; ``recovery_images`` may make it less."""
+LAYERWISE_IMAGES = 1024
+"""Whose activations a recovery layer by layer holds at once, at most (``recovery_images`` too)."""
 
 
 def _recovery_rows(run: Run, limit: int) -> np.ndarray:
@@ -118,7 +118,7 @@ def _recoveries(
       poll: asked before each batch.
     """
     augmented = run.images["train"]._replace(rng=sharding.replicate(run.rngs["recovery"], run.mesh))
-    limit = min(run.config.pruning.recovery_images, LEAST_SQUARES_IMAGES)
+    limit = min(run.config.pruning.recovery_images, LAYERWISE_IMAGES)
     rows = _recovery_rows(run, limit)
     (large_batch,) = (sharding.shard_batch(c, run.mesh) for c in choices(rows, len(rows)))
 
@@ -129,6 +129,10 @@ def _recoveries(
             polled(batches, poll),
         )
 
+    def bias(variables: PyTree) -> PyTree:
+        poll()
+        return batch_norm(run.programs.correct(dense, variables, augmented, large_batch))
+
     def least_squares(variables: PyTree) -> PyTree:
         poll()
         return batch_norm(run.programs.refit(dense, variables, augmented, large_batch))
@@ -136,6 +140,7 @@ def _recoveries(
     return {
         "none": lambda variables: variables,
         "batch_norm": batch_norm,
+        "bias": bias,
         "least_squares": least_squares,
     }
 
@@ -152,7 +157,23 @@ def _curve_tools(run: Run, variables: PyTree, poll: Poll) -> evaluate.CurveTools
         recoveries=_recoveries(run, variables, batches, poll),
         evaluate=measure,
         macs=run.macs,
+        compact=_compact_share(run, variables),
     )
+
+
+def _compact_share(run: Run, variables: PyTree) -> Callable[[PyTree], dict[str, float]]:
+    """``variables -> {"macs_compact": share}``: the multiply-adds left without dead channels."""
+    image = jax.ShapeDtypeStruct((1, *run.images["train"].image.shape[1:]), jnp.float32)
+    found = channels.find_channels(run.programs.model.apply, variables, image)
+
+    def share(variables: PyTree) -> dict[str, float]:
+        cut = compaction.dead_channels(found, variables)
+        small = jax.eval_shape(lambda: compaction.smaller(variables, cut))
+        left, whole = (trees.flatten(tree["params"]) for tree in (small, variables))
+        macs = sum(count * left[name].size / whole[name].size for name, count in run.macs.items())
+        return {"macs_compact": macs / sum(run.macs.values())}
+
+    return share
 
 
 @contextlib.contextmanager

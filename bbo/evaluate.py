@@ -97,6 +97,8 @@ class CurveTools(NamedTuple):
     """Variables to measured numbers, which become columns."""
     macs: Mapping[str, int]
     """Multiply-adds by kernel name."""
+    compact: Callable[[PyTree], dict[str, float]] = lambda variables: {}
+    """Variables of a pruned network to what it costs without its dead channels: more columns."""
 
 
 def pruning_curve(
@@ -129,6 +131,7 @@ def pruning_curve(
             counts = pruning.drop_counts(scored, sparsity, scope=config.scope)
             params, kept = prune(variables["params"], ranked, _as_arrays(counts))
             kept = {key: float(value) for key, value in kept.items()}
+            kept |= tools.compact(variables | {"params": params})
             for _, _, recovery in of_sparsity:
                 pruned = variables | {"params": params}
                 yield {

@@ -62,10 +62,13 @@ def refit(
 
     References: He et al. 2017 (arXiv 1707.06168), equation 6, there without the ridge.
     """
-    targets, names = _outputs(model, dense, images), trees.flatten(pruned.get("batch_stats", {}))
+    targets, names = (
+        layer_outputs(model, dense, images),
+        trees.flatten(pruned.get("batch_stats", {})),
+    )
 
     def mend(call: Any, args: tuple, kwargs: dict, context: Any) -> Array:
-        if _is_fitted(context):
+        if is_fitted(context):
             layer, path = context.module, context.module.path
             kernel = "/".join((*path, "kernel"))
             has_norm = norm is not None and f"{norm(kernel)}/mean" in names
@@ -91,7 +94,7 @@ class _Problem(NamedTuple):
     """Whether a constant may be added to each channel."""
 
 
-def _is_fitted(context: Any) -> bool:
+def is_fitted(context: Any) -> bool:
     """Whether a call is that of a layer, inside a network, that can be refitted."""
     layer = context.module
     is_linear = isinstance(layer, nn.Dense) or (
@@ -100,13 +103,15 @@ def _is_fitted(context: Any) -> bool:
     return is_linear and context.method_name == "__call__" and bool(layer.path)
 
 
-def _outputs(model: nn.Module, variables: PyTree, images: Array) -> dict[tuple[str, ...], Array]:
+def layer_outputs(
+    model: nn.Module, variables: PyTree, images: Array
+) -> dict[tuple[str, ...], Array]:
     """What each layer puts out, by its path."""
     found = {}
 
     def record(call: Any, args: tuple, kwargs: dict, context: Any) -> Array:
         output = call(*args, **kwargs)
-        if _is_fitted(context):
+        if is_fitted(context):
             if context.module.path in found:
                 raise UsageError(
                     f"layer {'/'.join(context.module.path)} is called more than once; least "

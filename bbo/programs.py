@@ -1,6 +1,7 @@
 """The compiled programs of a run; each is traced once and serves every epoch and pruning point."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from bbo import data, evaluate, least_squares, pruning, sharding, train
+from bbo import data, evaluate, least_squares, pruning, recovery, sharding, train
 from bbo.catalog import DATASETS
 from bbo.config import ExperimentConfig
 from bbo.models import create_model
@@ -39,6 +40,8 @@ class Programs(NamedTuple):
     """BatchNorm statistics of one augmented batch, without noise."""
     refit: Callable[[PyTree, PyTree, Images, PyTree], PyTree]
     """Variables before and after pruning to mended ones, see ``least_squares.refit``."""
+    correct: Callable[[PyTree, PyTree, Images, PyTree], PyTree]
+    """Likewise, see ``recovery.correct_biases``."""
     gradients: Callable[[PyTree, Images, PyTree], Params]
     """Of the loss on one batch, in evaluation mode."""
 
@@ -178,9 +181,10 @@ def _measurements(config: ExperimentConfig, model: nn.Module) -> dict[str, Calla
         _, updates = measuring.apply(variables, batch, train=True, mutable=["batch_stats"])
         return updates["batch_stats"]
 
-    def refit(dense: PyTree, pruned: PyTree, images: Images, choice: PyTree) -> PyTree:
-        batch = augmented(images, choice)
-        return least_squares.refit(model, dense, pruned, batch, norm=pruning.norm_of)
+    def mended(
+        mend: Callable[..., PyTree], dense: PyTree, pruned: PyTree, images: Images, choice: PyTree
+    ) -> PyTree:
+        return mend(model, dense, pruned, augmented(images, choice), norm=pruning.norm_of)
 
     def gradients(variables: PyTree, images: Images, choice: PyTree) -> Params:
         batch = _batch_of(config, images, choice)
@@ -194,6 +198,7 @@ def _measurements(config: ExperimentConfig, model: nn.Module) -> dict[str, Calla
     return {
         "evaluate": evaluate_batch,
         "moments": moments,
-        "refit": refit,
+        "refit": functools.partial(mended, least_squares.refit),
+        "correct": functools.partial(mended, recovery.correct_biases),
         "gradients": gradients,
     }

@@ -5,8 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
-from bbo import trees
+from bbo import least_squares, trees
 from bbo.types import Array, PyTree
 
 
@@ -22,7 +23,8 @@ def reestimate_batch_norm(
 
     Every channel behind a norm thereby has the mean and variance that it had before pruning, so
     that neither REPAIR (Jordan et al. 2022, arXiv 2211.08403) nor folding in the mean of what a
-    removed filter emitted has anything left to do there.
+    removed filter emitted has anything left to do there. Where no norm follows, ``correct_biases``
+    has.
 
     Args:
       batch_moments: compiled ``(variables, batch) -> statistics`` of one batch, a tree with leaves
@@ -71,3 +73,58 @@ def _partner(tree: PyTree, of: str, partner: str) -> dict[str, Array]:
         for name in leaves
         if name.rpartition("/")[2] == of
     }
+
+
+def correct_biases(
+    model: nn.Module,
+    dense: PyTree,
+    pruned: PyTree,
+    images: Array,
+    *,
+    norm: Callable[[str], str] | None = None,
+) -> PyTree:
+    """Folds the mean of what removed filters emitted into the biases of the layers that read them.
+
+    Layer by layer, the bias of each convolution and dense layer with no norm behind is moved so
+    that each output has the mean over ``images`` that it had before pruning. A bias of zero beside
+    weights of zero counts as removed and stays.
+
+    BatchNorm takes its statistics from ``images``, in both networks.
+
+    Args:
+      model: a Linen network, called as ``model.apply(variables, images, train=True)``.
+      dense: its variables before pruning.
+      pruned: the same with entries set to zero.
+      images: [n, h, w, c], of the training set.
+      norm: from a kernel's name to that of the norm behind it, if any, as for ``pruning.masks``.
+
+    Returns:
+      the pruned variables with new ``params``.
+
+    Raises:
+      UsageError: a layer is called more than once.
+
+    References: bias correction, Nagel et al. 2019 (arXiv 1906.04721), section 4.2, there for
+    quantisation.
+    """
+    wanted = least_squares.layer_outputs(model, dense, images)
+    norms = trees.flatten(pruned.get("batch_stats", {}))
+
+    def mend(call: Any, args: tuple, kwargs: dict, context: Any) -> Array:
+        output, layer = call(*args, **kwargs), context.module
+        if not (least_squares.is_fitted(context) and layer.use_bias):
+            return output
+        if norm is not None and f"{norm('/'.join((*layer.path, 'kernel')))}/mean" in norms:
+            return output
+        params = layer.variables["params"]
+        kernel, bias = params["kernel"], params["bias"]
+        axes = tuple(range(output.ndim - 1))
+        shift = jnp.mean(wanted[layer.path] - output, axis=axes)
+        removed = (bias == 0) & jnp.all(kernel == 0, axis=tuple(range(kernel.ndim - 1)))
+        shift = jnp.where(removed, jnp.zeros_like(shift), shift)
+        layer.put_variable("params", "bias", bias + shift.astype(bias.dtype))
+        return output + shift
+
+    with nn.intercept_methods(mend):
+        _, updates = model.apply(pruned, images, train=True, mutable=["params", "batch_stats"])
+    return {**pruned, "params": updates["params"]}

@@ -9,9 +9,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from bbo import workdir as workdirs
+from bbo.catalog import RECOVERIES
 from bbo.config import ExperimentConfig
 
-COLOURS = {"none": "tab:gray", "batch_norm": "tab:blue", "least_squares": "tab:green"}
+COLOURS = dict(zip(RECOVERIES, ("tab:gray", "tab:blue", "tab:orange", "tab:green"), strict=True))
 
 
 def write_curve(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:

@@ -280,8 +280,9 @@ class PruningConfig:
     recovery: tuple[str, ...] = _setting(
         ("none", "batch_norm"),
         "what mends the pruned network without training; a curve for each (batch_norm: BatchNorm "
-        "statistics estimated anew on training images; least_squares: the weights that are left "
-        "refitted to what each layer put out before, on 1024 images at most, then batch_norm)",
+        "statistics estimated anew; bias: that, and the mean that outputs without a norm have lost "
+        "added to their bias; least_squares: that, after the weights that are left were refitted "
+        "to what each layer put out before; all on training images, the last two on 1024 at most)",
         some_of=RECOVERIES,
     )
     recovery_images: int = _setting(5120, "training images that a recovery may look at, >= 1")

@@ -14,7 +14,7 @@ PROGRAMS = sorted(
 )
 
 LEAVES = (
-    "perturb noise pruning prepared records data recovery least_squares cost models optim metrics "
+    "perturb noise pruning prepared records data recovery least_squares models optim metrics "
     "sharding checkpoint workdir report progress preemption flow export comparison"
 )
 ORDER = [
@@ -23,9 +23,10 @@ ORDER = [
     "config trees",
     LEAVES,
     "train evaluate selection study figures tracing",
-    "programs tables channels",
+    "programs tables channels cost",
     "runs zeros resizing",
-    "fitting curves compaction",
+    "compaction",
+    "fitting curves",
     "members",
     "pipeline",
 ]
@@ -36,6 +37,7 @@ BETWEEN_LEAVES = {
     ("data", "records"),
     ("records", "prepared"),
     ("metrics", "workdir"),
+    ("recovery", "least_squares"),
     ("report", "workdir"),
 }
 """The only imports between modules of the rank of the leaves; within ``models`` all may."""

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bbo import curves, pruning, runs
+from bbo import curves, pruning, runs, trees
 from bbo.catalog import RECOVERIES
 from bbo.config import ExperimentConfig, override
 
@@ -60,12 +60,35 @@ def test_recoveries_change_what_they_say_and_ask_before_each_batch(pruned_run):
     assert none is pruned and polls == 0
     statistics, polls = mended(run, dense, pruned, "batch_norm")
     assert statistics["params"] is pruned["params"] and polls == 4
+    corrected, polls = mended(run, dense, pruned, "bias")
+    assert polls == 5
+    moved = {
+        name
+        for name, leaf in trees.flatten(corrected["params"]).items()
+        if (leaf != trees.flatten(pruned["params"])[name]).any()
+    }
+    assert moved == {"head/bias"}
+    for name, leaf in trees.flatten(corrected["batch_stats"]).items():
+        np.testing.assert_array_equal(leaf, trees.flatten(statistics["batch_stats"])[name])
     fitted, polls = mended(run, dense, pruned, "least_squares")
     assert polls == 5
     for before, after in zip(
         jax.tree.leaves(pruned["params"]), jax.tree.leaves(fitted["params"]), strict=True
     ):
         assert not np.asarray(after)[np.asarray(before) == 0].any()
+
+
+def test_multiply_adds_without_dead_channels(pruned_run):
+    """8, 8, 16, 16 channels on images of 8x8 and 4x4: half of the outputs, and of the inputs."""
+    run, dense, pruned = pruned_run
+    share = curves._compact_share(run, dense)
+    assert share(dense) == {"macs_compact": 1.0}
+    left = 9 * 64 * (1 * 4 + 4 * 4) + 9 * 16 * (4 * 8 + 8 * 8) + 8 * 10
+    whole = 9 * 64 * (1 * 8 + 8 * 8) + 9 * 16 * (8 * 16 + 16 * 16) + 16 * 10
+    assert share(pruned) == {"macs_compact": pytest.approx(left / whole, rel=1e-12)}
+    # With the shifts of its norm, a channel without weights emits a constant and is not dead.
+    emitting = jax.tree.map(lambda old, new: old + 0.1 if old.ndim == 1 else new, dense, pruned)
+    assert share(emitting) == {"macs_compact": 1.0}
 
 
 def test_several_devices_find_the_same_weights(pruned_run):

@@ -28,7 +28,7 @@ FILES = set(
 )
 COLUMNS = (
     "method state criterion granularity scope meaning recovery sparsity achieved_sparsity "
-    "units_kept params_kept macs_kept validation_loss validation_top1 validation_top5 "
+    "units_kept params_kept macs_kept macs_compact validation_loss validation_top1 validation_top5 "
     "validation_ece validation_class_top1 test_loss test_top1 test_top5 test_ece test_class_top1 "
     "error"
 ).split()

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from jax import lax
 
 from bbo import recovery, trees
@@ -108,6 +109,54 @@ def test_every_channel_gets_back_the_mean_and_variance_that_its_norm_gave_it(net
         np.testing.assert_allclose(output.mean((0, 1, 2)), norm["bias"], rtol=1e-9, atol=1e-9)
         expected = np.square(norm["scale"]) * variance / (variance + 1e-5)
         np.testing.assert_allclose(output.var((0, 1, 2)), expected, rtol=1e-9)
+
+
+def mean_logits(model, variables):
+    outputs, _ = model.apply(variables, IMAGES, train=True, mutable=["batch_stats"])
+    return np.asarray(outputs).mean(0)
+
+
+def test_biases_without_a_norm_give_back_the_mean_of_their_outputs(network):
+    variables, _, model = network
+    params = variables["params"]
+    norm = jax.tree.map(lambda x: x.at[:8].set(0), params["conv4_norm"])
+    pruned = variables | {"params": params | {"conv4_norm": norm}}
+    correct = jax.jit(
+        lambda dense, pruned: recovery.correct_biases(
+            model, dense, pruned, IMAGES, norm=lambda kernel: kernel.replace("/kernel", "_norm")
+        )
+    )
+    mended = correct(variables, pruned)
+    wanted = mean_logits(model, variables)
+    assert np.abs(mean_logits(model, pruned) - wanted).max() > 0.1
+    np.testing.assert_allclose(mean_logits(model, mended), wanted, rtol=1e-10)
+    found, before = trees.flatten(mended["params"]), trees.flatten(pruned["params"])
+    assert [name for name in found if (found[name] != before[name]).any()] == ["head/bias"]
+    same = correct(variables, variables)
+    for old, new in zip(jax.tree.leaves(variables), jax.tree.leaves(same), strict=True):
+        np.testing.assert_allclose(new, old, atol=1e-12)
+
+
+def test_layers_in_a_row_are_corrected_one_after_the_other_and_removed_ones_stay():
+    class Row(nn.Module):
+        @nn.compact
+        def __call__(self, x, *, train):
+            del train
+            return nn.Dense(2, name="out")(nn.relu(nn.Dense(3, name="hidden")(x)))
+
+    model, x = Row(), jnp.asarray(np.random.default_rng(0).normal(size=(50, 4)), jnp.float32)
+    dense = model.init(jax.random.key(0), x, train=False)
+    kernel = dense["params"]["hidden"]["kernel"].at[:, 0].set(0).at[0].set(0)
+    pruned = {
+        "params": dense["params"] | {"hidden": dense["params"]["hidden"] | {"kernel": kernel}}
+    }
+    mended = recovery.correct_biases(model, dense, pruned, x)["params"]
+    hidden = x @ dense["params"]["hidden"]["kernel"]
+    expected = (hidden - x @ kernel).mean(0)
+    np.testing.assert_allclose(mended["hidden"]["bias"], [0, *expected[1:]], atol=1e-6)
+    outputs = [model.apply(v, x, train=False).mean(0) for v in (dense, {"params": mended})]
+    np.testing.assert_allclose(outputs[1], outputs[0], atol=1e-6)
+    np.testing.assert_array_equal(mended["hidden"]["kernel"], kernel)
 
 
 def pool(data, *, wrap):

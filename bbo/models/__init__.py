@@ -6,19 +6,22 @@ output, if there is one, is ``.../NAME_norm``. No other BatchNorm is named so. T
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 
+from bbo import trees
 from bbo.config import ModelConfig
 from bbo.models.layers import Layers, Noise
 from bbo.models.resnet import FULL_CHANNELS, FULL_STAGES, THIN_CHANNELS, THIN_STAGES, ResNet
 from bbo.models.small_cnn import SmallCNN
 from bbo.models.vgg import VGG
 from bbo.models.wide_resnet import WideResNet
+from bbo.types import Params
 
-__all__ = ["Noise", "create_model"]
+__all__ = ["Noise", "create_model", "kept_channels"]
 
 
 def create_model(
@@ -27,6 +30,7 @@ def create_model(
     num_classes: int,
     dtype: Any = jnp.float32,
     axis_name: str | tuple[str, ...] | None = None,
+    kept: Mapping[str, int] | None = None,
 ) -> nn.Module:
     """The network that ``config`` names.
 
@@ -42,6 +46,8 @@ def create_model(
         this is.
       axis_name: the axis of ``pmap`` or ``vmap`` over which BatchNorm takes its statistics when
         training; under ``jit`` over a mesh they are of the whole batch by themselves.
+      kept: the number of output channels of every convolution, see ``kept_channels``, of a network
+        that has lost some.
 
     >>> import jax
     >>> model = create_model(ModelConfig(model="small_cnn"), num_classes=10)
@@ -56,6 +62,7 @@ def create_model(
         norm_momentum=config.norm_momentum,
         dtype=dtype,
         axis_name=axis_name,
+        kept=tuple(sorted((kept or {}).items())),
     )
     numbers = [int(digits) for digits in re.findall(r"\d+", config.model)]
     match config.model.rstrip("0123456789_"), *numbers:
@@ -70,3 +77,17 @@ def create_model(
             return WideResNet(layers, num_classes, depth, widen, config.final_norm_momentum)
         case _:
             return SmallCNN(layers, num_classes)
+
+
+def kept_channels(params: Params) -> dict[str, int]:
+    """The output channels of every convolution, by name: what ``create_model`` rebuilds it from.
+
+    >>> kept_channels({"stem": {"kernel": jnp.zeros((3, 3, 3, 7))}, "head": {"bias": jnp.zeros(2)}})
+    {'stem': 7}
+    """
+    leaves = trees.flatten(params)
+    return {
+        name.removesuffix("/kernel"): leaf.shape[-1]
+        for name, leaf in leaves.items()
+        if name.endswith("/kernel") and leaf.ndim >= 4
+    }

@@ -113,6 +113,9 @@ class Layers:
     """Of activations; parameters, statistics and logits have ``param_dtype``."""
     axis_name: str | tuple[str, ...] | None = None
     """The mapped axis over which BatchNorm takes its statistics, if any."""
+    kept: tuple[tuple[str, int], ...] = ()
+    """The number of output channels of every convolution by name, in a network that has lost some;
+    empty: as the architecture has it."""
 
     @property
     def param_dtype(self) -> Any:
@@ -123,13 +126,25 @@ class Layers:
         """``count`` channels at this width; at least 1."""
         return max(1, round(count * self.width))
 
+    def inside(self, block: str) -> "Layers":
+        """The layers of a block: of what is called ``BLOCK/NAME`` outside, ``NAME``."""
+        prefix = f"{block}/"
+        kept = [(name, count) for name, count in self.kept if name.startswith(prefix)]
+        return dataclasses.replace(
+            self, kept=tuple((name.removeprefix(prefix), count) for name, count in kept)
+        )
+
+    def has(self, name: str, *, otherwise: bool) -> bool:
+        """Whether there is a convolution ``name``: shapes tell, until channels are removed."""
+        return name in dict(self.kept) if self.kept else otherwise
+
     def conv(self, x: Array, name: str, *, features: int, size: int = 3, stride: int = 1) -> Array:
         """A convolution with ``size // 2`` zeros around: [n, h, w, in] -> [n, h', w', features].
 
         Xavier-uniform weights with gain sqrt 2, zero bias (the paper's program).
         """
         layer = nn.Conv(
-            features,
+            dict(self.kept).get(name, features),
             (size, size),
             strides=stride,
             padding=size // 2,

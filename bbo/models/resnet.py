@@ -53,7 +53,7 @@ class BottleneckBlock(nn.Module):
 
 def _shortcut(layers: Layers, x: Array, y: Array, *, stride: int, train: bool) -> Array:
     """``x`` itself, or projected to the shape of ``y`` by a 1x1 convolution and BatchNorm."""
-    if x.shape == y.shape:
+    if not layers.has("shortcut", otherwise=x.shape != y.shape):
         return x
     return layers.conv_norm(x, "shortcut", features=y.shape[-1], size=1, stride=stride, train=train)
 
@@ -89,10 +89,11 @@ class ResNet(nn.Module):
         block = BottleneckBlock if self.bottleneck else BasicBlock
         for stage, (count, channels) in enumerate(zip(self.stages, self.channels, strict=True)):
             for index in range(count):
+                name = f"stage{stage + 1}_block{index}"
                 x = block(
-                    layers=self.layers,
+                    layers=self.layers.inside(name),
                     features=self.layers.channels(channels),
                     stride=2 if stage > 0 and index == 0 else 1,
-                    name=f"stage{stage + 1}_block{index}",
+                    name=name,
                 )(x, train=train, noise=noise)
         return self.layers.head(x, num_classes=self.num_classes)

@@ -27,7 +27,7 @@ class WideBlock(nn.Module):
         y = apply_noise(self, noise, y)
         y = nn.relu(self.layers.norm(y, "conv1_norm", train=train))
         y = self.layers.conv(y, "conv2", features=features, stride=stride)
-        if x.shape != y.shape:
+        if self.layers.has("shortcut", otherwise=x.shape != y.shape):
             x = self.layers.conv(x, "shortcut", features=features, size=1, stride=stride)
         return y + x
 
@@ -60,11 +60,12 @@ class WideResNet(nn.Module):
         x = self.layers.conv(images, "stem", features=self.layers.channels(CHANNELS[0]))
         for stage, channels in enumerate(CHANNELS, start=1):
             for index in range((self.depth - 4) // 6):
+                name = f"stage{stage}_block{index}"
                 x = WideBlock(
-                    layers=self.layers,
+                    layers=self.layers.inside(name),
                     features=self.layers.channels(channels * self.widen),
                     stride=2 if stage > 1 and index == 0 else 1,
-                    name=f"stage{stage}_block{index}",
+                    name=name,
                 )(x, train=train, noise=noise)
         x = self.layers.norm(x, "final_norm", train=train, momentum=self.final_norm_momentum)
         return self.layers.head(nn.relu(x), num_classes=self.num_classes)

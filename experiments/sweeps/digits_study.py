@@ -18,7 +18,7 @@ METHODS = (
     {"noise": "batch_bridgeout", "rate": 0.3},
 )
 SEEDS = range(5)
-RECOVERIES = "none,batch_norm,least_squares"
+RECOVERIES = "none,batch_norm,bias,least_squares"
 
 
 def runs():
