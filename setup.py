@@ -39,9 +39,21 @@ setup(
         "protobuf>=6.31.1",
     ],
     extras_require={
-        "test": ["kubeflow-trainer-api>=2.1", "pytest>=8", "pytest-xdist>=3.6", "pyyaml>=6"],
+        "test": [
+            "equinox>=0.13",
+            "kubeflow-trainer-api>=2.1",
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "pyyaml>=6",
+            # What jax2onnx needs, which the Makefile adds: its bound on orbax is for nothing here.
+            "flatbuffers>=24",
+            "dm-pix>=0.4.4",
+            "onnx>=1.20.1",
+            "onnx-ir>=0.2.1",
+            "onnxruntime>=1.24.1",
+        ],
         "dev": ["ruff>=0.12", "pyright[nodejs]>=1.1.400"],
-        "export": ["jax2onnx>=0.17", "onnxruntime>=1.20"],
+        "export": ["flatbuffers>=24", "jax2onnx>=0.17", "onnxruntime>=1.24.1"],
         "notebook": ["jupyterlab>=4"],
         "cuda13": ["jax[cuda13]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],

@@ -41,7 +41,7 @@ REGULARISERS = (
     "shakeout",
 )
 UNITS = ("weight", "kernel", "filter")
-SCOPES = ("local", "layer", "global")
+SCOPES = ("local", "layer", "global", "group")
 MEANINGS = ("published", "clean")
 CRITERIA = ("l2", "l1", "norm_scale", "taylor", "geometric_median", "random")
 FILTER_CRITERIA = ("norm_scale", "geometric_median")

@@ -73,8 +73,11 @@ def find_channels(function: Callable[..., PyTree], variables: PyTree, *inputs: P
     >>> import jax.numpy as jnp
     >>> weights = {"in": jnp.ones((3, 8)), "out": jnp.ones((8, 2))}
     >>> found = find_channels(lambda w, x: jnp.tanh(x @ w["in"]) @ w["out"], weights, jnp.ones(3))
-    >>> [(group.name, group.size, group.fixed) for group in found.groups]
-    [('in', 3, 'is an axis of an input'), ('in', 8, ''), ('out', 2, 'is an axis of the result')]
+    >>> for group in found.groups:
+    ...     print(group.name, group.size, group.fixed or "can be removed")
+    in 3 it is an axis of an input
+    in 8 can be removed
+    out 2 it is an axis of the result
     """
     traced = tracing.trace(function, variables, *inputs)
     labels = _components(traced.arrays)
@@ -140,9 +143,30 @@ def cut_of(groups: Sequence[Group], removed: Sequence[np.ndarray]) -> Cut:
         if not units.any():
             continue
         if group.fixed:
-            raise UsageError(f"no channel of {group.name} can be removed: it {group.fixed}")
+            raise UsageError(f"no channel of {group.name} can be removed: {group.fixed}")
         if units.all():
             raise UsageError(f"all {group.size} channels of {group.name} are removed; leave one")
         for member, positions in group.members.items():
             cut[member] = np.union1d(cut.get(member, []), positions[units]).astype(int)
     return cut
+
+
+def check_cut(found: Channels, cut: Cut) -> None:
+    """Refuses a cut that is none of whole channels.
+
+    Raises:
+      UsageError: it takes a part of a channel, all channels of a group, or fixed ones.
+    """
+    for group in found.groups:
+        taken = {
+            member: np.isin(positions, cut.get(member, ()))
+            for member, positions in group.members.items()
+        }
+        units = np.logical_and.reduce(next(iter(taken.values())), axis=1)
+        if any((one != units[:, None]).any() for one in taken.values()):
+            places = ", ".join(f"axis {axis} of {name}" for name, axis in taken)
+            raise UsageError(
+                f"a channel of {group.name} is removed in part; it has positions on {places}; "
+                "make the cut with channels.cut_of"
+            )
+        cut_of([group], [units])

@@ -38,6 +38,9 @@ def compact(
       *inputs: examples; ``jax.ShapeDtypeStruct`` will do.
       removed: what to remove instead, be it dead or alive, see ``channels.cut_of``.
 
+    Raises:
+      UsageError: ``removed`` is not one of whole channels that can be removed.
+
     Examples:
       >>> weights = {"in": jnp.array([[1.0, 0.0], [2.0, 0.0]]), "out": jnp.ones((2, 3))}
       >>> small = compact(lambda w, x: jax.nn.relu(x @ w["in"]) @ w["out"], weights, jnp.ones(2))
@@ -48,6 +51,7 @@ def compact(
     """
     found = channels.find_channels(function, variables, *inputs)
     cut = dead_channels(found, variables) if removed is None else removed
+    channels.check_cut(found, cut)
     shapes = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), variables
     )

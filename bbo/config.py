@@ -64,6 +64,10 @@ class ExperimentConfig:
                 f"criterion {self.pruning.criterion!r} scores whole filters; "
                 "set granularity to 'filter'"
             )
+        if self.pruning.scope == "group" and self.pruning.granularity != ("filter",):
+            raise UsageError("scope 'group' prunes whole filters; set granularity to 'filter'")
+        if self.pruning.scope == "group" and self.pruning.meaning != "clean":
+            raise UsageError("scope 'group' removes whole channels; set meaning to 'clean'")
 
 
 def sections(config: type | ExperimentConfig) -> dict[str, type]:

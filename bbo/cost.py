@@ -183,29 +183,38 @@ def array_bytes(tree: PyTree) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def activation_bytes(
-    function: Callable[..., PyTree], variables: PyTree, *inputs: PyTree
-) -> int | None:
-    """Memory that ``function(variables, *inputs)`` needs besides its arguments and its result.
+def activation_bytes(function: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -> int:
+    """Memory of what ``function(variables, *inputs)`` computes on the way, where it is most.
 
-    It is what the compiler sets aside for all that is computed on the way: the most at any one
-    time, as far as it can use memory again, and so depends on the backend. What libraries take
-    on their own while they run (the work space of a convolution on the CPU) is not in it.
+    Counted as the program is written: each result is kept from when it is computed until it was
+    last read. A compiler may need less, since it computes several primitives as one and writes
+    over what is no longer read; what it sets aside itself does not tell, as libraries take their
+    own. Arguments do not count; the final result does.
 
     Args:
-      function: is compiled for the default device, not run.
+      function: any function that jax can trace; it is not run. What happens within a loop or a
+        branch counts as nothing but its result.
       variables: its parameters; shapes and dtypes suffice, here and for the inputs.
       *inputs: a batch.
 
-    Returns:
-      None where the backend does not say.
-
     >>> weights = {"in": jnp.zeros((3, 50)), "out": jnp.zeros((50, 2))}
     >>> activation_bytes(lambda w, x: x @ w["in"] @ w["out"], weights, jnp.zeros((10, 3)))
-    2000
+    2080
     """
-    memory = jax.jit(function).lower(variables, *inputs).compile().memory_analysis()
-    return getattr(memory, "temp_size_in_bytes", None)
+    program, arrays, _, _ = tracing.trace(function, variables, *inputs)
+    last = {ref: number for number, step in enumerate(program.steps) for ref in step.operands}
+    last |= dict.fromkeys(program.outputs, len(program.steps))
+    alive: dict[int, int] = {}
+    most = 0
+    for number, step in enumerate(program.steps):
+        alive |= {ref: _bytes_of(arrays.avals[ref]) for ref in step.results}
+        most = max(most, sum(alive.values()))
+        alive = {ref: size for ref, size in alive.items() if last.get(ref, -1) > number}
+    return most
+
+
+def _bytes_of(aval: Any) -> int:
+    return math.prod(tracing.shape_of(aval)) * getattr(aval, "dtype", np.dtype(bool)).itemsize
 
 
 def measure_latency(

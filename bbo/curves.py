@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bbo import channels, compaction, evaluate, pruning, recovery, sharding, trees
+from bbo import channels, compaction, evaluate, grouping, pruning, recovery, sharding, trees
 from bbo import workdir as workdirs
+from bbo.channels import Channels
 from bbo.preemption import Poll, polled
 from bbo.progress import progress_bar
 from bbo.runs import Network, Run, accuracy_on, choices
@@ -85,7 +86,7 @@ def prune_network(
     rows = workdirs.read_lines(path) if sharding.is_first_process() else []
     known = sharding.agreed(len(rows))
     points = len(config.granularity) * len(config.sparsities) * len(config.recovery)
-    tools = _curve_tools(run, network.variables, poll)
+    tools = curve_tools(run, network.variables, poll)
     about = {"method": run.config.noise.noise, "state": run.config.train.select}
     with _appending(path, rows) as keep:
         found = evaluate.pruning_curve(network.variables, config, tools, skip=known)
@@ -145,26 +146,39 @@ def _recoveries(
     }
 
 
-def _curve_tools(run: Run, variables: PyTree, poll: Poll) -> evaluate.CurveTools:
-    batches = _recovery_batches(run)
+def curve_tools(run: Run, variables: PyTree, poll: Poll) -> evaluate.CurveTools:
+    """What pruning, mending and measuring the network of a run takes."""
+    batches, config = _recovery_batches(run), run.config.pruning
+    scores = _curve_scores(run, variables, batches, poll)
+    found = find_channels(run, variables)
+    groups = grouping.groups_of(found.groups, "params")
+
+    def tied(granularity: str) -> dict[str, Array]:
+        return grouping.tie_scores(scores(granularity), groups, criterion=config.criterion)
 
     def measure(variables: PyTree) -> dict[str, float]:
         on_validation = accuracy_on(run, "validation", variables, poll)
         return on_validation | accuracy_on(run, "test", variables, poll)
 
+    by_group = config.scope == "group"
     return evaluate.CurveTools(
-        scores=_curve_scores(run, variables, batches, poll),
+        scores=tied if by_group else scores,
         recoveries=_recoveries(run, variables, batches, poll),
         evaluate=measure,
         macs=run.macs,
-        compact=_compact_share(run, variables),
+        norms=grouping.norms_of(groups) if by_group else pruning.norm_of,
+        compact=_compact_share(run, found),
     )
 
 
-def _compact_share(run: Run, variables: PyTree) -> Callable[[PyTree], dict[str, float]]:
-    """``variables -> {"macs_compact": share}``: the multiply-adds left without dead channels."""
+def find_channels(run: Run, variables: PyTree) -> Channels:
+    """The channels of a run's network."""
     image = jax.ShapeDtypeStruct((1, *run.images["train"].image.shape[1:]), jnp.float32)
-    found = channels.find_channels(run.programs.model.apply, variables, image)
+    return channels.find_channels(run.programs.model.apply, variables, image)
+
+
+def _compact_share(run: Run, found: Channels) -> Callable[[PyTree], dict[str, float]]:
+    """``variables -> {"macs_compact": share}``: the multiply-adds left without dead channels."""
 
     def share(variables: PyTree) -> dict[str, float]:
         cut = compaction.dead_channels(found, variables)

@@ -23,9 +23,11 @@ def learning_rate_schedule(
         return optax.constant_schedule(config.learning_rate)
     if config.schedule == "cosine":
         warmup = int(steps * config.warmup_fraction)
-        return optax.warmup_cosine_decay_schedule(
+        cosine = optax.warmup_cosine_decay_schedule(
             0.0 if warmup else config.learning_rate, config.learning_rate, warmup, steps
         )
+        # With a whole number it relies on implicit promotion, which may be forbidden.
+        return lambda count: cosine(jnp.asarray(count, jnp.float32))
     factors: dict[int, float] = {}
     for milestone in config.milestones:
         step = max(1, round(milestone * epochs)) * steps_per_epoch

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -47,14 +47,23 @@ class Programs(NamedTuple):
 
 
 def create_programs(
-    config: ExperimentConfig, optimizer: optax.GradientTransformation, mesh: Mesh
+    config: ExperimentConfig,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    kept: Mapping[str, int] | None = None,
 ) -> Programs:
     """Compiles nothing yet: each program is compiled at its first call.
+
+    Args:
+      config: all settings.
+      optimizer: of the parameters.
+      mesh: the devices.
+      kept: the channels of a network that has lost some, see ``models.kept_channels``.
 
     Raises:
       UsageError: settings that this backend cannot combine.
     """
-    model = _create_model(config)
+    model = _create_model(config, kept=kept)
     if config.train.parallel == "pmap" and _compiler_options(config):
         raise UsageError("bfloat16 on CPU needs compiler options that pmap lacks; use parallel=jit")
     if config.train.parallel == "pmap" and mesh.is_multi_process:
@@ -62,12 +71,12 @@ def create_programs(
     everywhere = NamedSharding(mesh, PartitionSpec())
     return Programs(
         model=model,
-        train=create_train(config, optimizer, mesh),
+        train=create_train(config, optimizer, mesh, kept),
         **{
             name: jax.jit(
                 program, out_shardings=everywhere, compiler_options=_compiler_options(config)
             )
-            for name, program in _measurements(config, model).items()
+            for name, program in _measurements(config, model, kept).items()
         },
     )
 
@@ -106,11 +115,14 @@ def _batch_of(
 
 
 def create_train(
-    config: ExperimentConfig, optimizer: optax.GradientTransformation, mesh: Mesh
+    config: ExperimentConfig,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    kept: Mapping[str, int] | None = None,
 ) -> Callable[[train.TrainState, Images, PyTree], tuple[train.TrainState, dict[str, Array]]]:
     """The training step, compiled at its first call; it alone depends on the noise."""
     return sharding.parallelise(
-        _train_step(config, optimizer),
+        _train_step(config, optimizer, kept=kept),
         parallel=config.train.parallel,
         mesh=mesh,
         options=_compiler_options(config),
@@ -141,11 +153,12 @@ def _train_step(
     config: ExperimentConfig,
     optimizer: optax.GradientTransformation,
     rate: Array | None = None,
+    kept: Mapping[str, int] | None = None,
 ) -> Callable:
     regulariser = create_regulariser(config.noise, rate)
     axes = train.batch_axes(regulariser, config.train.parallel)
     recipe = train.Recipe(
-        model=_create_model(config, axis_name=axes),
+        model=_create_model(config, axis_name=axes, kept=kept),
         regulariser=regulariser,
         optimizer=optimizer,
         label_smoothing=config.optimizer.label_smoothing,
@@ -160,11 +173,13 @@ def _train_step(
     return step
 
 
-def _measurements(config: ExperimentConfig, model: nn.Module) -> dict[str, Callable]:
+def _measurements(
+    config: ExperimentConfig, model: nn.Module, kept: Mapping[str, int] | None
+) -> dict[str, Callable]:
     """The programs that change no parameter."""
     # With momentum 0 the running statistics become those of the batch.
     forgetful = dataclasses.replace(config.model, norm_momentum=0.0, final_norm_momentum=0.0)
-    measuring = _create_model(dataclasses.replace(config, model=forgetful))
+    measuring = _create_model(dataclasses.replace(config, model=forgetful), kept=kept)
 
     def evaluate_batch(variables: PyTree, images: Images, choice: PyTree) -> dict[str, Array]:
         batch = _batch_of(config, images, choice)

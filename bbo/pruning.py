@@ -10,7 +10,7 @@ Kernels are ``[kh, kw, in, out]``, filters on the last axis.
 
 import math
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -162,7 +162,8 @@ def ranks(scored: Mapping[str, Array], *, scope: str = "local") -> dict[str, Arr
       scored: from ``scores``.
       scope: ``local``: filters within their layer, kernels and weights within their filter (the
         paper); ``layer``: within the parameter; ``global``: all together, where the best unit of
-        each parameter, and any tied with it, is never dropped.
+        each parameter, and any tied with it, is never dropped; ``group``: filters as in ``local``,
+        of scores that ``grouping.tie_scores`` has made.
 
     Returns:
       int32 arrays of the shapes of ``scored``.
@@ -221,7 +222,7 @@ def masks(
     counts: Mapping[str, Array | int],
     *,
     meaning: str = "clean",
-    norm: Callable[[str], str] = norm_of,
+    norm: Callable[[str], str | Sequence[str]] = norm_of,
 ) -> Masks:
     """Which parameters are kept.
 
@@ -232,8 +233,9 @@ def masks(
       meaning: of a dropped filter. ``published``: its kernel is zero, and the channel goes on
         emitting a constant. ``clean``: its bias and the scale and shift of its norm are zero too,
         and it emits zero. The same for kernels and weights.
-      norm: for ``clean``, from a kernel's name to that of the norm layer behind it, whose leaves
-        are ``scale`` and ``bias``. A norm that is not there is none.
+      norm: for ``clean``, from a kernel's name to that of the norm layer behind it, or to those of
+        all that read its channels; their leaves are ``scale`` and ``bias``. A norm that is not
+        there is none.
 
     Returns:
       a tree like ``params`` of bool arrays, True to keep, that broadcast to the parameters.
@@ -249,11 +251,17 @@ def masks(
 
 
 def _followers(
-    leaves: Mapping[str, Array], keep: Mapping[str, Array], norm: Callable[[str], str]
+    leaves: Mapping[str, Array],
+    keep: Mapping[str, Array],
+    norm: Callable[[str], str | Sequence[str]],
 ) -> dict[str, Array]:
     """The masks of what dies with a filter, by name."""
     filters = {name: kept for name, kept in keep.items() if kept.ndim == 1 < leaves[name].ndim}
-    scales = {f"{norm(name)}/scale": kept for name, kept in filters.items()}
+    behind: dict[str, Array] = {}
+    for name, kept in filters.items():
+        norms = norm(name)
+        behind |= dict.fromkeys([norms] if isinstance(norms, str) else norms, kept)
+    scales = {f"{name}/scale": kept for name, kept in behind.items()}
     if filters and any(name.endswith("/scale") for name in leaves) and not scales.keys() & leaves:
         raise UsageError(
             "meaning 'clean' zeroes the norm behind a pruned filter, but none of the norms is "
@@ -261,7 +269,7 @@ def _followers(
             "norm, a function from a kernel's name to its norm's, or take meaning 'published'"
         )
     biases = {f"{name.rpartition('/')[0]}/bias": kept for name, kept in filters.items()}
-    shifts = {f"{norm(name)}/bias": kept for name, kept in filters.items()}
+    shifts = {f"{name}/bias": kept for name, kept in behind.items()}
     return biases | scales | shifts
 
 

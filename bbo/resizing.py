@@ -76,7 +76,8 @@ def _run(sizes: _Sizes, program: Program, inputs: Sequence[Any]) -> list[Any]:
             value = constants[ref]
             for axis in range(np.ndim(value)):
                 kept = sizes.kept(ref, axis)
-                value = value if kept.all() else jnp.compress(kept, value, axis=axis)
+                if not kept.all():
+                    value = _positions(jnp.asarray(value), np.flatnonzero(kept), axis)
             known[ref] = value
         return known[ref]
 
@@ -109,14 +110,19 @@ def _iota(sizes: _Sizes, step: Step, operands: list[Any]) -> Array:
 
 
 def _taken(sizes: _Sizes, step: Step, operands: list[Any]) -> Array:
-    """Positions of an operand that are taken, in order: slices."""
-    x, ref = operands[0], step.operands[0]
-    for tie in step.flow.ties:
-        axis = tie.operand.axis
-        kept, wanted = sizes.kept(ref, axis), sizes.kept(step.results[0], axis)
-        if isinstance(shape_of(sizes.found.traced.arrays.avals[ref])[axis], int):
-            index = (np.cumsum(kept) - 1)[tie.index[wanted, 0]]
-            x = _positions(x, index, axis)
+    """Slices: as before, but along axes of which something is removed."""
+    x, ref, params = operands[0], step.operands[0], step.params
+    indices = {tie.operand.axis: tie.index[:, 0] for tie in step.flow.ties}
+    strides = params["strides"] or (1,) * x.ndim
+    for axis, (start, limit, stride) in enumerate(
+        zip(params["start_indices"], params["limit_indices"], strides, strict=True)
+    ):
+        kept = sizes.kept(ref, axis)
+        if kept.all():
+            x = lax.slice_in_dim(x, start, limit, stride, axis)
+        else:
+            wanted = sizes.kept(step.results[0], axis)
+            x = _positions(x, (np.cumsum(kept) - 1)[indices[axis][wanted]], axis)
     return x
 
 
@@ -128,7 +134,7 @@ def _positions(x: Array, index: np.ndarray, axis: int) -> Array:
     if len(index) and (steps == steps[:1]).all() and (steps > 0).all():
         stride = int(steps[0]) if len(steps) else 1
         return lax.slice_in_dim(x, int(index[0]), int(index[-1]) + 1, stride, axis)
-    return jnp.take(x, index, axis=axis)
+    return jnp.take(x, index, axis=axis, mode="clip")
 
 
 def _split(sizes: _Sizes, step: Step, operands: list[Any]) -> list[Array]:
@@ -151,7 +157,7 @@ def _pad(sizes: _Sizes, step: Step, operands: list[Any]) -> Array:
         index = tie.index[wanted, 0]
         index = np.where(index < 0, kept.sum(), (np.cumsum(kept) - 1)[index])
         behind = [(0, int(a == axis), 0) for a in range(x.ndim)]
-        x = jnp.take(lax.pad(x, value, behind), index, axis=axis)
+        x = jnp.take(lax.pad(x, value, behind), index, axis=axis, mode="clip")
     return lax.pad(x, value, config)
 
 

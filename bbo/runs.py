@@ -1,7 +1,7 @@
 """A run made ready, and what all of its stages need of it."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -49,7 +49,11 @@ class Network(NamedTuple):
 
 
 def set_up(
-    config: ExperimentConfig, *, devices: list[Any] | None = None, like: Run | None = None
+    config: ExperimentConfig,
+    *,
+    devices: list[Any] | None = None,
+    like: Run | None = None,
+    kept: Mapping[str, int] | None = None,
 ) -> Run:
     """Loads the data, makes the network, and checks what can be checked before work begins.
 
@@ -57,6 +61,7 @@ def set_up(
       config: all settings.
       devices: to run on; None takes all.
       like: a run that differs in seed and noise alone, to share images, programs and devices with.
+      kept: the channels of a network that has lost some, see ``models.kept_channels``.
 
     Raises:
       UsageError: no data, or settings that do not fit the data, the network or the devices.
@@ -83,7 +88,7 @@ def set_up(
     if like:
         programs = like.programs._replace(train=create_train(config, optimizer, mesh))
     else:
-        programs = create_programs(config, optimizer, mesh)
+        programs = create_programs(config, optimizer, mesh, kept)
     streams = ("initial", "order", "train", "recovery", "scores", "recovery_order")
     root = jax.random.key(config.train.seed)
     rngs = {name: jax.random.fold_in(root, i) for i, name in enumerate(streams)}

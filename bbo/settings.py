@@ -261,8 +261,8 @@ class PruningConfig:
     criterion: str = _setting("l2", "score of importance; the lowest are removed", one_of=CRITERIA)
     scope: str = _setting(
         "local",
-        "what competes: local (filters within their layer; kernels and weights within their "
-        "filter), layer, or global",
+        "what competes: local (filters in their layer, kernels and weights in their filter), "
+        "layer, global, or group (as local; channels that layers share are pruned in all of them)",
         one_of=SCOPES,
     )
     meaning: str = _setting(

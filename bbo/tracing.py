@@ -97,13 +97,13 @@ def trace(function: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -
         axes = range(len(aval.shape))
         if name is None:
             refs.append(_add(arrays, aval, [frozenset() for _ in axes], varies=True))
-            _fix(arrays, refs[-1], "is an axis of an input")
+            _fix(arrays, refs[-1], "it is an axis of an input")
         else:
             origins = [frozenset({(name, axis)}) for axis in axes]
             refs.append(_add(arrays, aval, origins, varies=False))
     program = _read(arrays, closed, refs)
     for output in program.outputs:
-        _fix(arrays, output, "is an axis of the result")
+        _fix(arrays, output, "it is an axis of the result")
     return Traced(program, arrays, names, jax.tree.structure(shapes))
 
 
@@ -124,6 +124,9 @@ def _add(arrays: Arrays, aval: Any, origins: Sequence[frozenset[Member]], *, var
     arrays.avals.append(aval)
     arrays.origins.append(tuple(origins))
     arrays.varies.append(varies)
+    for size, nodes in zip(shape_of(aval), arrays.nodes[-1], strict=True):
+        if not isinstance(size, int):
+            arrays.fixed.append((nodes, "its size is a symbol"))
     return len(arrays.avals) - 1
 
 
@@ -207,7 +210,7 @@ def _record(arrays: Arrays, found: Flow, operands: Sequence[int], results: Seque
             arrays.read.update(arrays.origins[operands[place.array]][place.axis])
 
 
-LOOPED = "is what a loop runs along"
+LOOPED = "a loop runs along it"
 
 
 def _alike(arrays: Arrays, one: int, other: int, *, skip: int = 0) -> None:

@@ -47,19 +47,36 @@ def summed_channels(found: Channels, variables: PyTree) -> np.ndarray:
 
 
 def _zeros_of(value: Any) -> Zeros:
+    if _is_key(value):
+        return _nowhere(value)
     is_zero = np.asarray(value) == 0
     axes = range(is_zero.ndim)
     return tuple(is_zero.all(axis=tuple(a for a in axes if a != axis)) for axis in axes)
+
+
+def _is_key(value: Any) -> bool:
+    """Whether it is a key of ``jax.random.key``, which is no number."""
+    return jnp.issubdtype(getattr(value, "dtype", float), jax.dtypes.prng_key)
 
 
 def _nowhere(aval: Any) -> Zeros:
     return tuple(np.zeros(flow.length(size), bool) for size in shape_of(aval))
 
 
-def _follow(found: Channels, program: Program, zeros: dict[int, Zeros], summed: np.ndarray) -> None:
-    """Follows zeros through a program, and marks channels over which something else is summed."""
+def _follow(
+    found: Channels, program: Program, zeros: dict[int, Zeros], summed: np.ndarray
+) -> list[Zeros]:
+    """Follows zeros through a program, and marks channels over which something else is summed.
+
+    Returns:
+      Where the results of the program are zero.
+    """
     arrays = found.traced.arrays
-    numbers = {ref: value for ref, value in arrays.constants.items() if not np.shape(value)}
+    numbers = {
+        ref: np.asarray(value)
+        for ref, value in arrays.constants.items()
+        if not np.shape(value) and not _is_key(value)
+    }
 
     def of(ref: int) -> Zeros:
         if ref not in zeros:
@@ -73,14 +90,43 @@ def _follow(found: Channels, program: Program, zeros: dict[int, Zeros], summed: 
             is_zero = np.logical_or.reduce([of(ref)[axis] for ref, axis in factors])
             nodes = arrays.nodes[factors[0][0]][factors[0][1]]
             summed[found.labels[nodes[~is_zero]]] = True
-        for inner in step.inner:  # nothing is known of what goes around in a loop
-            _follow(found, inner, {}, summed)
+        given = [of(ref) for ref in step.operands]
+        leaving = [
+            _follow(found, inner, dict(zip(inner.inputs, entering, strict=False)), summed)
+            for inner, entering in zip(step.inner, _entering(step, given), strict=True)
+        ]
         if step.primitive.name in VALUE_KEPT and step.operands[0] in numbers:
             numbers[step.results[0]] = numbers[step.operands[0]]
-        given = [of(ref) for ref in step.operands]
         known = [numbers.get(ref) for ref in step.operands]
         for number, ref in enumerate(step.results):
-            zeros[ref] = _result(arrays, step, number, given, known)
+            is_zero = ref in numbers and not numbers[ref]
+            if step.primitive.name == "cond":
+                branches = zip(*(branch[number] for branch in leaving), strict=True)
+                zeros[ref] = tuple(map(np.logical_and.reduce, branches))
+            else:
+                result = _result(arrays, step, number, given, known)
+                zeros[ref] = tuple(map(np.ones_like, result)) if is_zero else result
+    return [of(ref) for ref in program.outputs]
+
+
+def _entering(step: Step, given: Sequence[Zeros]) -> list[list[Zeros]]:
+    """For the programs within a step: where their first inputs are zero.
+
+    Nothing is known of what goes around in a loop.
+    """
+    params = step.params
+    match step.primitive.name:
+        case "cond":
+            return [list(given[1:])] * len(step.inner)
+        case "while":
+            first = params["cond_nconsts"]
+            return [list(given[:first]), list(given[first : first + params["body_nconsts"]])]
+        case "scan":
+            consts, carry = params["num_consts"], params["num_carry"]
+            carried = [_nowhere(aval) for aval in params["jaxpr"].in_avals[consts:][:carry]]
+            parts = [zeros[1:] for zeros in given[consts + carry :]]
+            return [[*given[:consts], *carried, *parts]]
+    return []
 
 
 def _result(
@@ -125,26 +171,37 @@ def _along(
         return nowhere
     if name in PRODUCTS:
         return np.logical_or.reduce(list(parts.values()))
-    every = np.logical_and.reduce(list(parts.values()))
-    if name == "div":
-        return parts.get(0, nowhere)
+    if name == "div" and known[1] is None:
+        return parts.get(0, nowhere) & ~parts.get(1, nowhere)  # 0 / 0 is no zero
     if name == "pad":
-        return every if known[1] is not None and known[1] == 0 else nowhere
+        pads_zeros = known[1] is not None and not known[1]
+        return parts[0] if pads_zeros else nowhere
     if name in STRUCTURAL:
-        return every & ~is_new
+        return np.logical_and.reduce(list(parts.values())) & ~is_new
     if name not in flow.ELEMENTWISE:
         return nowhere
-    values = [0 if operand in parts else known[operand] for operand in range(len(known))]
-    return every if _is_zero_at(arrays, step, values) else nowhere
+    return _computed(arrays, step, parts, known)
+
+
+def _computed(
+    arrays: Arrays, step: Step, parts: dict[int, np.ndarray], known: Sequence[Any]
+) -> np.ndarray:
+    """Where an elementwise primitive gives zero: where it does so for zeros and known numbers."""
+    values = [0 if i in parts and known[i] is None else known[i] for i in range(len(known))]
+    unknown = {i: is_zero for i, is_zero in parts.items() if known[i] is None}
+    found = np.full(len(next(iter(parts.values()))), None not in values)
+    for is_zero in unknown.values():
+        found &= is_zero
+    found &= bool(found.any()) and _is_zero_at(arrays, step, values)
+    if step.primitive.name == "select_n" and all(x is not None and not x for x in values[1:]):
+        # Whichever is selected.
+        found |= np.all([is_zero for i, is_zero in unknown.items() if i > 0], axis=0)
+    return found
 
 
 def _is_zero_at(arrays: Arrays, step: Step, values: Sequence[Any]) -> bool:
-    """Whether an elementwise primitive gives zero for these numbers; None is one not known."""
-    if step.primitive.name == "select_n":
-        return all(value is not None and value == 0 for value in values[1:])
-    if any(value is None for value in values):
-        return False
+    """Whether an elementwise primitive gives zero for these numbers."""
     dtypes = [arrays.avals[ref].dtype for ref in step.operands]
     with jax.ensure_compile_time_eval():
         numbers = map(jnp.asarray, values, dtypes)
-        return bool(step.primitive.bind(*numbers, **step.params) == 0)
+        return not step.primitive.bind(*numbers, **step.params)

@@ -81,7 +81,7 @@ def test_recoveries_change_what_they_say_and_ask_before_each_batch(pruned_run):
 def test_multiply_adds_without_dead_channels(pruned_run):
     """8, 8, 16, 16 channels on images of 8x8 and 4x4: half of the outputs, and of the inputs."""
     run, dense, pruned = pruned_run
-    share = curves._compact_share(run, dense)
+    share = curves._compact_share(run, curves.find_channels(run, dense))
     assert share(dense) == {"macs_compact": 1.0}
     left = 9 * 64 * (1 * 4 + 4 * 4) + 9 * 16 * (4 * 8 + 8 * 8) + 8 * 10
     whole = 9 * 64 * (1 * 8 + 8 * 8) + 9 * 16 * (8 * 16 + 16 * 16) + 16 * 10

@@ -6,6 +6,8 @@ fixed, with its name as the reason.
 
 from collections.abc import Callable
 
+import numpy as np
+
 from bbo.flow import arithmetic, lookups, shapes
 from bbo.flow.positions import Call, Flow, Place, Tie, length, unknown
 
@@ -38,6 +40,7 @@ RULES: dict[str, Callable[[Call], Flow]] = {
     "reduce_sum": arithmetic.reduction(),
     "sort": arithmetic.along("dimension", "it is sorted"),
     "top_k": arithmetic.along("axis", "the largest along it are taken"),
+    "bitcast_convert_type": arithmetic.bitcast,
     "broadcast_in_dim": shapes.broadcast_in_dim,
     "transpose": shapes.transpose,
     "squeeze": shapes.squeeze,
@@ -58,6 +61,26 @@ RULES: dict[str, Callable[[Call], Flow]] = {
 }
 
 
+RESIZABLE = frozenset(("broadcast_in_dim", "iota", "pad", "reshape"))
+"""Primitives that can be told to make fewer new positions (``reshape`` fixes those it must)."""
+
+
 def flow_of(name: str, call: Call) -> Flow:
     """What the primitive called ``name`` does."""
-    return RULES.get(name, unknown(name))(call)
+    found = RULES.get(name, unknown(name))(call)
+    if name in RESIZABLE:
+        return found
+    fixed = [(place, f"its positions are made by {name}") for place in _new(call, found)]
+    return found._replace(fixed_results=[*found.fixed_results, *fixed])
+
+
+def _new(call: Call, found: Flow) -> list[Place]:
+    """Axes of results with positions that come from no operand."""
+    is_new = {
+        Place(result, axis): np.ones(length(size), bool)
+        for result, shape in enumerate(call.results)
+        for axis, size in enumerate(shape)
+    }
+    for place, _, index in found.ties:
+        is_new[place] &= (index < 0).all(axis=1)
+    return [place for place, new in is_new.items() if new.any()]

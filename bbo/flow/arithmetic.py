@@ -22,6 +22,12 @@ def elementwise(call: Call) -> Flow:
     )
 
 
+def bitcast(call: Call) -> Flow:
+    """Position by position, between types of one width."""
+    alike = len(call.operands[0]) == len(call.results[0])
+    return (elementwise if alike else unknown("bitcast_convert_type"))(call)
+
+
 def each_by_itself(call: Call) -> Flow:
     """Result i is operand i."""
     return Flow(
@@ -99,7 +105,7 @@ def convolution(call: Call) -> Flow:
     if call.params["batch_group_count"] != 1:
         return unknown("a convolution with groups of the batch")(call)
     fixed = [(Place(0, axis), "the window of a convolution moves along it") for axis in image]
-    fixed += [(Place(1, axis), "is within the window of a convolution") for axis in window]
+    fixed += [(Place(1, axis), "it is within the window of a convolution") for axis in window]
     ties = [
         *same(call, [(out_batch, batch)]),
         *same(call, [(out_features, out)], operand=1),
@@ -111,7 +117,7 @@ def convolution(call: Call) -> Flow:
     of_group = np.arange(channels).reshape(groups, -1)
     ties.append(Tie(Place(0, out_features), pair[0], np.repeat(of_group, filters // groups, 0)))
     return Flow(
-        ties, fixed_operands=[*fixed, (pair[1], "is shared by the groups of a convolution")]
+        ties, fixed_operands=[*fixed, (pair[1], "it is shared by the groups of a convolution")]
     )
 
 

@@ -1,13 +1,15 @@
 """Primitives that move positions about."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from bbo.flow.arithmetic import elementwise
 from bbo.flow.positions import Call, Flow, Place, Shape, Tie, all_of, length, same, unknown
+
+SYMBOL = "it is joined to an axis whose size is a symbol"
 
 
 def broadcast_in_dim(call: Call) -> Flow:
@@ -17,7 +19,14 @@ def broadcast_in_dim(call: Call) -> Flow:
         for axis, out in enumerate(call.params["broadcast_dimensions"])
         if length(call.operands[0][axis]) == length(call.results[0][out])
     ]
-    return Flow(same(call, pairs))
+    passed = {axis for _, axis in pairs}
+    repeated = [axis for axis in range(len(call.operands[0])) if axis not in passed]
+    return Flow(same(call, pairs), fixed_operands=_singled_out(repeated))
+
+
+def _singled_out(axes: Iterable[int]) -> list[tuple[Place, str]]:
+    """Axes of one position that vanish: its values go on, and nothing tells any more whose."""
+    return [(Place(0, axis), "a single one of them is picked out") for axis in axes]
 
 
 def transpose(call: Call) -> Flow:
@@ -29,7 +38,7 @@ def squeeze(call: Call) -> Flow:
     """Axes of one position vanish."""
     gone = {axis % len(call.operands[0]) for axis in call.params["dimensions"]}
     kept = [axis for axis in range(len(call.operands[0])) if axis not in gone]
-    return Flow(same(call, list(enumerate(kept))))
+    return Flow(same(call, list(enumerate(kept))), fixed_operands=_singled_out(gone))
 
 
 def blocks(old: Shape, new: Shape) -> list[tuple[list[int], list[int]]]:
@@ -76,32 +85,36 @@ def reshape(call: Call) -> Flow:
         return unknown("reshape with dimensions")(call)
     ties, fixed_operands, fixed_results = [], [], []
     for before, after in blocks(old, new):
+        if len(before) == len(after) == 1:
+            ties += same(call, [(after[0], before[0])])
+            continue
+        fixed_operands += _singled_out(axis for axis in before if old[axis] == 1)
         before = [axis for axis in before if old[axis] != 1]
         after = [axis for axis in after if new[axis] != 1]
-        if not before and not after:
+        if not before:
             continue
         carried = [axis for axis in before if call.carried[0][axis]]
         if len(before) == len(after) == 1 and _is(old[before[0]], new[after[0]]):
             ties += same(call, [(after[0], before[0])])
-        elif len(after) == 1 and len(carried) == 1:
+        elif len(after) == 1 and len(carried) == 1 and isinstance(new[after[0]], int):
             others = [axis for axis in before if axis not in carried]
             ties.append(
                 Tie(Place(0, after[0]), Place(0, carried[0]), _merged(old, before, carried[0]))
             )
-            fixed_operands += [(Place(0, axis), "is merged with channels") for axis in others]
+            fixed_operands += [(Place(0, axis), "it is merged with channels") for axis in others]
         elif len(before) == 1 and carried:
             inner = math.prod(new[axis] for axis in after[1:])
             index = np.arange(old[before[0]]).reshape(-1, inner)
             ties.append(Tie(Place(0, after[0]), Place(0, before[0]), index))
             fixed_results += [
-                (Place(0, axis), "is a part of channels that were split") for axis in after[1:]
+                (Place(0, axis), "it is a part of channels that were split") for axis in after[1:]
             ]
         elif carried:
             reason = f"a reshape from {list(old)} to {list(new)} mixes axes"
             fixed_operands += [(Place(0, axis), reason) for axis in before]
             fixed_results += [(Place(0, axis), reason) for axis in after]
         else:
-            reason = "was reshaped"
+            reason = "it was reshaped"
             fixed_operands += [(Place(0, axis), reason) for axis in before]
             fixed_results += [(Place(0, axis), reason) for axis in after]
     return Flow(ties, fixed_operands=fixed_operands, fixed_results=fixed_results)
@@ -116,6 +129,10 @@ def _merged(shape: Shape, axes: Sequence[int], axis: int) -> np.ndarray:
 def concatenate(call: Call) -> Flow:
     """One after the other along an axis."""
     along_axis, ties, start = call.params["dimension"], [], 0
+    if not isinstance(call.results[0][along_axis], int):
+        fixed = [(Place(i, along_axis), SYMBOL) for i in range(len(call.operands))]
+        ties = [tie for tie in elementwise(call).ties if tie.result.axis != along_axis]
+        return Flow(ties, fixed_operands=fixed)
     for operand, shape in enumerate(call.operands):
         for axis, size in enumerate(shape):
             index = all_of(size)
@@ -155,6 +172,8 @@ def split(call: Call) -> Flow:
     ties, starts = [], np.cumsum([0, *call.params["sizes"]])
     for result, shape in enumerate(call.results):
         for axis, size in enumerate(shape):
+            if axis == call.params["axis"] and not isinstance(call.operands[0][axis], int):
+                continue
             shift = starts[result] if axis == call.params["axis"] else 0
             ties.append(Tie(Place(result, axis), Place(0, axis), all_of(size) + shift))
     return Flow(ties)
@@ -166,11 +185,11 @@ def slicing(call: Call) -> Flow:
     strides = call.params["strides"] or (1,) * len(starts)
     return Flow(
         [
-            Tie(Place(0, axis), Place(0, axis), all_of(size) * stride + (start if known else 0))
+            Tie(Place(0, axis), Place(0, axis), all_of(size) * stride + start)
             for axis, (size, start, stride) in enumerate(
                 zip(call.results[0], starts, strides, strict=True)
             )
-            for known in [isinstance(call.operands[0][axis], int)]
+            if isinstance(call.operands[0][axis], int)
         ]
     )
 

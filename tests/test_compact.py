@@ -1,0 +1,86 @@
+"""The program that removes filters for real, as a user runs it."""
+
+import csv
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from bbo import export, pipeline
+from bbo.config import ModelConfig, override
+from bbo.models import create_model
+from experiments import cli, compact, configs
+
+
+def run_program(*argv):
+    return cli.run_program(compact.main, compact.FLAGS, ["compact", *map(str, argv)])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    config = override(
+        configs.digits, epochs=3, width=0.25, sparsities=(0.0,), granularity=("filter",)
+    )
+    pipeline.run_experiment(config, folder)
+    return folder
+
+
+# Of 8, 8, 16, 16 channels, two at 8x8 pixels and two at 4x4, and a dense layer; then of half.
+DENSE = 9 * 64 * (1 * 8 + 8 * 8) + 9 * 16 * (8 * 16 + 16 * 16) + 16 * 10
+COMPACT = 9 * 64 * (1 * 4 + 4 * 4) + 9 * 16 * (4 * 8 + 8 * 8) + 8 * 10
+
+
+@pytest.mark.slow
+def test_what_it_leaves(finished, tmp_path, capsys):
+    out = tmp_path / "small"
+    options = ("--sparsity=0.5", "--seconds=0", "--batch_sizes=1,4", "--fine_tune_epochs=1")
+    assert run_program(f"--workdir={finished}", f"--out={out}", *options) == 0
+    printed = capsys.readouterr().out
+    assert f"Folder: {out}" in printed and "| MACs | 96 928 | 25 424 | 26.2 | 3.81 |" in printed
+    assert {path.name for path in out.iterdir()} == {
+        *("network.json", "network.npz", "network.onnx", "network.stablehlo", "dense.onnx"),
+        *("cost.csv", "cost.png", "latency.csv", "summary.json", "fine_tune"),
+    }
+    assert (DENSE, COMPACT) == (96928, 25424)
+    summary = json.loads((out / "summary.json").read_text())
+    assert set(summary["test_top1"]) == {"dense", "pruned", "compact"}
+    assert summary["macs_compact"] == pytest.approx(COMPACT / DENSE, rel=1e-12)
+    assert {file["path"] for file in summary["files"]} == {
+        *("network.onnx", "network.stablehlo", "dense.onnx")
+    }
+    assert all(file["difference"] <= 1e-5 for file in summary["files"])
+    with (out / "cost.csv").open() as lines:
+        left = {row["cost"]: float(row["left"]) for row in csv.DictReader(lines)}
+    assert left["MACs"] == summary["macs_compact"]
+    assert {"ms in jax, batch 4", "ms in onnxruntime, batch 1", "bytes of ONNX"} <= left.keys()
+    spec, variables = export.load_network(out)
+    assert spec["kept_channels"] == {"conv1": 4, "conv2": 4, "conv3": 8, "conv4": 8}
+    model = create_model(ModelConfig(**spec["model"]), num_classes=10, kept=spec["kept_channels"])
+    images = np.random.default_rng(0).normal(size=(3, 8, 8, 1)).astype(np.float32)
+    logits = jax.jit(model.apply)(variables, images)
+    with (out / "network.stablehlo").open("rb") as file:
+        exported = jax.export.deserialize(bytearray(file.read()))
+    np.testing.assert_allclose(exported.call(images), logits, rtol=1e-4, atol=1e-5)
+
+
+WRONG = {
+    (): "workdir is missing; name a folder for a finished run",
+    ("--workdir=W",): "out is missing; name a folder for the smaller network",
+    ("--workdir=W", "--out=O"): "give one of sparsity and macs",
+    ("--workdir=W", "--out=O", "--sparsity=1"): "sparsity is 1.0; it must be in [0, 1)",
+    ("--workdir=W", "--out=O", "--macs=0"): "macs is 0.0; it must be in (0, 1]",
+    ("--workdir=W", "--out=O", "--macs=1", "--sparsity=0"): "give one of sparsity and macs",
+    ("--workdir=W", "--out=O", "--macs=1", "--batch_sizes=0"): "batch_sizes is ['0']; give some",
+    ("--workdir=W", "--out=O", "--macs=1"): "not started",
+}
+
+
+@pytest.mark.parametrize("argv", WRONG, ids=" ".join)
+def test_a_mistake_ends_in_one_line_and_writes_nothing(argv, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run_program(*argv) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ") and told.count("\n") == 1 and WRONG[argv] in told
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,77 @@
+"""What a smaller network saves, in a table and a figure."""
+
+import jax.numpy as jnp
+import pytest
+
+from bbo import savings
+
+COUNTS = {
+    "dense": {"MACs": 4000.0, "parameters": 80},
+    "compact": {"MACs": 1000.0, "parameters": 20},
+}
+TIMES = [
+    {"runtime": runtime, "network": network, "batch_size": size, "median": median}
+    for runtime, network, size, median in [
+        ("jax", "dense", 1, 0.002),
+        ("jax", "compact", 1, 0.003),
+        ("onnxruntime", "dense", 8, 0.4),
+        ("onnxruntime", "compact", 8, 0.1),
+    ]
+]
+
+
+def test_table_for_programs_and_for_people():
+    found = savings.table(COUNTS, TIMES)
+    assert [(row["cost"], row["left"]) for row in found] == [
+        ("MACs", 0.25),
+        ("parameters", 0.25),
+        ("ms in jax, batch 1", 1.5),
+        ("ms in onnxruntime, batch 8", 0.25),
+    ]
+    assert savings.table_text(found)[::2] == [
+        {
+            "cost": "MACs",
+            "dense": "4 000",
+            "compact": "1 000",
+            "left (%)": "25.0",
+            "times less": "4.00",
+        },
+        {
+            "cost": "ms in jax, batch 1",
+            "dense": "2",
+            "compact": "3",
+            "left (%)": "150.0",
+            "times less": "0.67",
+        },
+    ]
+
+
+def test_figure_has_a_bar_for_each_cost_and_room_for_what_grew():
+    (axes,) = savings.savings_figure(savings.table(COUNTS, TIMES), "title").axes
+    assert [bar.get_width() for bar in axes.patches] == [25, 25, 150, 25]
+    assert axes.get_xlim()[1] == pytest.approx(165)
+    assert [line.get_xdata()[0] for line in axes.lines] == [25]
+
+
+def test_counted_and_measured():
+    network = savings.Network(
+        lambda variables, x: x.reshape(len(x), -1) @ variables["params"]["kernel"],
+        {"params": {"kernel": jnp.zeros((12, 5))}},
+    )
+    assert savings.counted(network, (2, 2, 3), batch_size=7) == {
+        "parameters": 60,
+        "MACs": 60,
+        "bytes of arrays": 240,
+        "bytes of activations, batch 7": 4 * 7 * (12 + 5),
+    }
+    rows = savings.latencies(
+        {"jax": {"dense": savings.jax_call(network)}},
+        jnp.zeros((2, 2, 2, 3)),
+        batch_sizes=[1, 5],
+        seconds=0,
+    )
+    assert [(row["runtime"], row["network"], row["batch_size"]) for row in rows] == [
+        ("jax", "dense", 1),
+        ("jax", "dense", 5),
+    ]
+    assert all(0 < row["low"] <= row["median"] <= row["high"] for row in rows)
