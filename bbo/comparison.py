@@ -2,8 +2,9 @@
 
 All take ``points``, a table with a line for each pruning point of each run: the columns of
 ``curve.csv``; ``dataset``, ``network`` and ``width``; ``method``, which names the settings of the
-run; ``baseline``, the method without regulariser that is otherwise alike (empty if there is none);
-and ``seed``. Runs of one method and one seed must be there once. Accuracies are fractions.
+run; ``baseline``, the method without regulariser that it is held against, see ``study.baseline_of``
+(empty if there is none); and ``seed``. Runs of one method and one seed must be there once; they may
+be measured at other points. Accuracies are fractions.
 """
 
 import functools
@@ -103,7 +104,8 @@ def long_table(points: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
 def curve_statistics(points: pd.DataFrame) -> pd.DataFrame:
     """Over the seeds: each measure at each point of each curve, see ``aggregate``.
 
-    A point that failed in some of the runs has a smaller ``n``; ``failed`` counts them.
+    A point that failed in some of the runs, or was not asked of them, has a smaller ``n``;
+    ``failed`` counts the former.
     """
     by = [*CURVE, "sparsity", "measure"]
     found = aggregate(long_table(points, measures(points)), by)
@@ -114,7 +116,8 @@ def curve_statistics(points: pd.DataFrame) -> pd.DataFrame:
 def paired_differences(points: pd.DataFrame) -> pd.DataFrame:
     """Of each two methods on the same problem: ``method`` less ``reference``, seed by seed.
 
-    Seeds that only one of them has are left out; ``n`` counts the pairs. Statistics are those of
+    Seeds that only one of them has are left out, and pairs of methods with fewer than two seeds in
+    common, of which no interval can be given; ``n`` counts the pairs. Statistics are those of
     ``aggregate``.
     """
     names = [name for name in measures(points) if name.startswith(("validation_", "test_"))]
@@ -129,7 +132,8 @@ def paired_differences(points: pd.DataFrame) -> pd.DataFrame:
         for (reference, first), (method, second) in itertools.combinations(of_method.items(), 2):
             pairs = second.merge(first, on=index, suffixes=("", "_reference"), validate="1:1")
             value = pairs["value"] - pairs["value_reference"]
-            parts.append(pairs.assign(method=method, reference=reference, value=value))
+            if len(set(pairs["seed"])) > 1:
+                parts.append(pairs.assign(method=method, reference=reference, value=value))
     by = [*PROBLEM, "method", "reference", *index[-4:]]
     if not parts:
         return pd.DataFrame(columns=[*by, "mean", "std", "n", "low", "high"])
@@ -177,31 +181,49 @@ def largest_sparsity(sparsity: np.ndarray, accuracy: np.ndarray, least: float) -
     return float(good.max()) if len(good) else np.nan
 
 
-def class_loss(unpruned: str, pruned: str) -> float:
-    """The largest loss of accuracy of any class, a fraction; of texts as ``0.98;1;0.875``.
+def class_losses(points: pd.DataFrame) -> pd.DataFrame:
+    """Test accuracy that each class loses between sparsity 0 and 0.5, see ``aggregate``.
 
-    It is negative if all classes have gained. Classes without a number are left out.
-
-    >>> class_loss("1;0.75;", "0.5;0.875;")
-    0.5
+    A line for each curve and ``class`` (its number), of the runs that were measured at both; a loss
+    is against the same network unpruned and mended in the same way, and negative if it is a gain.
     """
-    lost = _by_class(unpruned) - _by_class(pruned)
-    return float(np.nanmax(lost)) if np.isfinite(lost).any() else np.nan
+    found = [
+        place | {"class": number, "value": value}
+        for place, curve in split(points, [*CURVE, "seed"])
+        for number, value in enumerate(_losses_of_run(curve))
+    ]
+    table = pd.DataFrame(found, columns=[*CURVE, "seed", "class", "value"])
+    return aggregate(table.astype({"value": float}), [*CURVE, "class"])
 
 
-def _by_class(text: str) -> np.ndarray:
-    return np.array([float(part or "nan") for part in text.split(";")])
+def _losses_of_run(curve: pd.DataFrame) -> np.ndarray:
+    """[classes] of one curve of one run, NaN where there is no number; [0] without accuracies."""
+    texts = [_cell(curve, "test_class_top1", sparsity) for sparsity in (0, TYPICAL)]
+    if not all(isinstance(text, str) for text in texts):
+        return np.array([])
+    unpruned, pruned = (
+        np.array([float(part or "nan") for part in text.split(";")]) for text in texts
+    )
+    return unpruned - pruned
+
+
+def _cell(curve: pd.DataFrame, name: str, sparsity: float) -> Any:
+    """Of one curve of one run; NaN if there is none."""
+    rows = records(where(curve, sparsity=sparsity))
+    return rows[0].get(name, np.nan) if rows else np.nan
 
 
 def summary(points: pd.DataFrame) -> pd.DataFrame:
     """What a curve comes to: a line for each curve and number, with the columns of ``aggregate``.
 
     Over the seeds: ``top1_at_0``; ``mean_top1_to_60``, see ``area``, and the same on the validation
-    set, to choose by; ``class_loss_at_50``, see ``class_loss``, against the same network unpruned
-    and mended in the same way; ``ece`` and ``loss``, ``_at_0`` and ``_at_50``. Of the mean curve,
-    hence without deviation: ``within_1`` and ``within_5``, the largest sparsity at which the
-    accuracy is at most so many points below that of the unpruned and unmended baseline (a mean as
-    well). All others on the test set.
+    set, to choose by; ``class_loss_at_50``, the largest loss of any class, see ``class_losses``;
+    ``ece`` and ``loss``, ``_at_0`` and ``_at_50``. Of the mean curve, hence without deviation:
+    ``within_1`` and ``within_5``, the largest sparsity at which the accuracy is at most so many
+    points below that of the baseline, unpruned and unmended (a mean as well). The baseline is the
+    method without regulariser that is best on validation images, see ``study.baseline_of``: not the
+    one with the same weight decay, which a regulariser may need otherwise. All others on the test
+    set.
     """
     rows = [
         place | {"number": number, "value": value}
@@ -219,25 +241,20 @@ def summary(points: pd.DataFrame) -> pd.DataFrame:
 def _numbers_of_run(curve: pd.DataFrame) -> dict[str, float]:
     """Of one curve of one run, sorted by sparsity."""
 
-    def cell(name: str, sparsity: float) -> Any:
-        rows = records(where(curve, sparsity=sparsity))
-        return rows[0].get(name, np.nan) if rows else np.nan
-
     def at(name: str, sparsity: float) -> float:
-        return float(cell(name, sparsity))
+        return float(_cell(curve, name, sparsity))
 
     def mean_to_60(name: str) -> float:
         if name not in curve:
             return np.nan
         return area(curve["sparsity"].to_numpy(), curve[name].to_numpy(float))
 
-    classes = [cell("test_class_top1", sparsity) for sparsity in (0, TYPICAL)]
-    known = all(isinstance(text, str) for text in classes)
+    losses = _losses_of_run(curve)
     return {
         "top1_at_0": at("test_top1", 0),
         "mean_top1_to_60": mean_to_60("test_top1"),
         "mean_validation_top1_to_60": mean_to_60("validation_top1"),
-        "class_loss_at_50": class_loss(*classes) if known else np.nan,
+        "class_loss_at_50": np.nanmax(losses) if np.isfinite(losses).any() else np.nan,
         "ece_at_0": at("test_ece", 0),
         "ece_at_50": at("test_ece", TYPICAL),
         "loss_at_0": at("test_loss", 0),
@@ -252,9 +269,12 @@ def _margins(points: pd.DataFrame) -> list[dict]:
     rows = []
     # The mean of the seeds that are left is no point of this curve.
     means["mean"] = means["mean"].where(means["n"] == means.groupby(CURVE)["n"].transform("max"))
+    unpruned = where(means, sparsity=0, recovery="none").dropna(subset="mean")
+    # Where nothing is removed, it does not matter of what: filters will do for weights.
+    unpruned = unpruned.drop_duplicates([*PROBLEM, "method"])
     for place, curve in split(means, [*CURVE, "baseline"]):
-        baseline = place | {"method": place.pop("baseline"), "recovery": "none", "sparsity": 0.0}
-        reference = means.merge(pd.DataFrame([baseline]))["mean"].tolist() or [np.nan]
+        baseline = {name: place[name] for name in PROBLEM} | {"method": place.pop("baseline")}
+        reference = where(unpruned, **baseline)["mean"].tolist() or [np.nan]
         for number, margin in MARGINS.items():
             least = reference[0] - margin
             value = largest_sparsity(curve["sparsity"].to_numpy(), curve["mean"].to_numpy(), least)

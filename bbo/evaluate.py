@@ -1,10 +1,11 @@
 """Evaluation of a network, and of a network pruned at every intensity."""
 
 import collections
+import functools
 import itertools
 import math
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -97,6 +98,8 @@ class CurveTools(NamedTuple):
     """Variables to measured numbers, which become columns."""
     macs: Mapping[str, int]
     """Multiply-adds by kernel name."""
+    norms: Callable[[str], str | Sequence[str]] = pruning.norm_of
+    """From a kernel's name to the norms that die with its filters, see ``pruning.masks``."""
     compact: Callable[[PyTree], dict[str, float]] = lambda variables: {}
     """Variables of a pruned network to what it costs without its dead channels: more columns."""
 
@@ -118,33 +121,60 @@ def pruning_curve(
       rows of the curve: settings, ``sparsity`` requested and ``achieved_sparsity`` (fraction of
       the units), ``units_kept``, ``params_kept``, ``macs_kept`` (fractions; a multiply-add counts
       as kept if its weight is), the columns of ``tools.evaluate``, with those of all classes
-      joined to one; and ``error``: empty, or why the point could not be measured; the columns of
-      ``tools.evaluate`` are missing then.
+      joined to one; and ``error``: empty, or why the point could not be measured: the columns of
+      ``tools.evaluate`` are missing then, and those of what is kept if it could not be pruned.
     """
     points = itertools.product(config.granularity, config.sparsities, config.recovery)
     left = itertools.islice(points, skip, None)
     for granularity, of_granularity in itertools.groupby(left, operator.itemgetter(0)):
-        scored = tools.scores(granularity)
-        ranked = jax.jit(lambda s: pruning.ranks(s, scope=config.scope))(scored)
-        prune = _pruner(config.meaning, tools.macs)
+        score = functools.partial(_scored, variables, granularity, config, tools)
+        prune, why = _attempt(score)
         for sparsity, of_sparsity in itertools.groupby(of_granularity, operator.itemgetter(1)):
-            counts = pruning.drop_counts(scored, sparsity, scope=config.scope)
-            params, kept = prune(variables["params"], ranked, _as_arrays(counts))
-            kept = {key: float(value) for key, value in kept.items()}
-            kept |= tools.compact(variables | {"params": params})
+            found, error = _attempt(functools.partial(prune, sparsity)) if prune else (None, why)
+            pruned, kept = found or (None, {})
             for _, _, recovery in of_sparsity:
-                pruned = variables | {"params": params}
-                yield {
+                mend = tools.recoveries[recovery]
+                settings = {
                     "criterion": config.criterion,
                     "granularity": granularity,
                     "scope": config.scope,
                     "meaning": config.meaning,
                     "recovery": recovery,
                     "sparsity": sparsity,
-                    "achieved_sparsity": 1 - kept["units_kept"],
-                    **kept,
-                    **_measured(pruned, tools.recoveries[recovery], tools.evaluate),
                 }
+                measured = _measured(pruned, mend, tools.evaluate) if found else {"error": error}
+                yield settings | kept | measured
+
+
+def _scored(
+    variables: PyTree, granularity: str, config: PruningConfig, tools: CurveTools
+) -> Callable[[float], tuple[PyTree, dict[str, float]]]:
+    """``sparsity -> (pruned variables, columns of what is kept)`` for one granularity."""
+    scored = tools.scores(granularity)
+    ranked = jax.jit(lambda s: pruning.ranks(s, scope=config.scope))(scored)
+    program = _pruner(config.meaning, tools)
+
+    def prune(sparsity: float) -> tuple[PyTree, dict[str, float]]:
+        counts = pruning.drop_counts(scored, sparsity, scope=config.scope)
+        params, shares = program(variables["params"], ranked, _as_arrays(counts))
+        kept = {key: float(value) for key, value in shares.items()}
+        pruned = variables | {"params": params}
+        return pruned, {"achieved_sparsity": 1 - kept["units_kept"]} | kept | tools.compact(pruned)
+
+    return prune
+
+
+def _attempt(work: Callable[[], Any]) -> tuple[Any, str]:
+    """What ``work`` gives, or None and why: the points after it are still worth having."""
+    try:
+        return work(), ""
+    except (Preempted, UsageError):
+        raise
+    except Exception as error:  # of the device, out of memory: whatever it is, it is recorded
+        if jax.process_count() > 1:  # the others are in the midst of this point, and would wait
+            raise
+        logging.warning("a part of the pruning curve failed", exc_info=True)
+        return None, f"{type(error).__name__}: {error}".partition("\n")[0].strip()
 
 
 def _measured(
@@ -152,16 +182,10 @@ def _measured(
     mend: Callable[[PyTree], PyTree],
     measure: Callable[[PyTree], dict[str, float]],
 ) -> dict[str, Any]:
-    """The numbers of one point, or an error instead: the points after it are still worth having."""
-    try:
-        numbers = measure(mend(pruned))
-    except (Preempted, UsageError):
-        raise
-    except Exception as error:  # of the device, out of memory: whatever it is, it is recorded
-        if jax.process_count() > 1:  # the others are in the midst of this point, and would wait
-            raise
-        logging.warning("a point of the pruning curve failed", exc_info=True)
-        return {"error": f"{type(error).__name__}: {error}".partition("\n")[0].strip()}
+    """The numbers of one point, or an error instead."""
+    numbers, error = _attempt(lambda: measure(mend(pruned)))
+    if error:
+        return {"error": error}
     # A class without examples has no accuracy, and that is no failure.
     wrong = [
         f"{name} is {value}"
@@ -190,14 +214,14 @@ def _as_arrays(counts: Mapping[str, int]) -> dict[str, Array]:
     return {name: jnp.asarray(count, jnp.int32) for name, count in counts.items()}
 
 
-def _pruner(meaning: str, macs: Mapping[str, int]) -> Callable[..., tuple[Params, dict]]:
+def _pruner(meaning: str, tools: CurveTools) -> Callable[..., tuple[Params, dict]]:
     """Compiled ``(params, ranks, counts) -> (pruned params, fractions kept)``."""
 
     @jax.jit
     def prune(params: Params, ranked: dict, counts: dict) -> tuple[Params, dict[str, Array]]:
-        masks = pruning.masks(params, ranked, counts, meaning=meaning)
+        masks = pruning.masks(params, ranked, counts, meaning=meaning, norm=tools.norms)
         kept = {"units_kept": pruning.kept_fraction(ranked, counts)}
-        return pruning.apply_masks(params, masks), kept | kept_costs(params, masks, macs)
+        return pruning.apply_masks(params, masks), kept | kept_costs(params, masks, tools.macs)
 
     return prune
 

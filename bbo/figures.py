@@ -1,8 +1,10 @@
 """The figures of a comparison: accuracy against what is removed or kept, with intervals."""
 
+import hashlib
+import json
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +17,12 @@ from bbo import comparison, report
 COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 """Okabe and Ito's, told apart by the colour-blind; but for the yellow, too light for lines."""
 MARKERS = "os^DvPX*"
+DASHES = ("-", "-.", ":")
+"""For the first seven methods, the next and so on; ``--`` is the paper's."""
+DIGITS = 6
+"""After the point, of a number that is compared."""
+FEWEST = 3
+"""Runs, for an interval to be drawn: of two it is more than twelve standard errors wide."""
 LETTERS = 12
 """On an inch of a line of text, about; 8 of them for the line of a legend's entry."""
 LEGEND_LINE = 0.22
@@ -49,7 +57,14 @@ AXES = {
         "parameters kept (%): those not set to zero\n(the arrays are as large as before)",
         True,
     ),
+    "compact": Axis(
+        "multiply-adds left without dead channels",
+        "macs_compact",
+        "multiply-adds left (%) once the channels that\ncarry nothing have been cut out",
+        True,
+    ),
 }
+"""Those whose measure the curves have are drawn."""
 
 
 def comparison_figure(
@@ -89,29 +104,64 @@ def comparison_figure(
             if axis.falls:
                 panel.invert_xaxis()
         row[0].set_ylabel("test accuracy (%)")
-    handles, labels = panels[0][0].get_legend_handles_labels()
-    width = figure.get_figwidth()
-    columns = min(len(labels), max(1, int(LETTERS * width / (max(map(len, labels)) + 8))))
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
-    figure.set_figheight(figure.get_figheight() + LEGEND_LINE * math.ceil(len(labels) / columns))
-    lines = [textwrap.fill(line, int(LETTERS * width)) for line in title.splitlines()]
-    figure.suptitle("\n".join(lines), fontsize=11)
+    _add_legend_and_title(figure, title)
     return figure
 
 
+def _add_legend_and_title(figure: Figure, title: str) -> None:
+    shown = legend_of(figure.get_axes())
+    labels, width = list(shown), figure.get_figwidth()
+    columns = min(len(labels), max(1, int(LETTERS * width / (max(map(len, labels)) + 8))))
+    figure.legend(shown.values(), labels, loc="outside lower center", ncols=columns, handlelength=3)
+    figure.set_figheight(figure.get_figheight() + LEGEND_LINE * math.ceil(len(labels) / columns))
+    lines = [textwrap.fill(line, int(LETTERS * width)) for line in title.splitlines()]
+    figure.suptitle("\n".join(lines), fontsize=11)
+
+
+def legend_of(panels: Iterable[Axes]) -> dict[str, Any]:
+    """What stands for each curve in the legend, by its label: of all panels, each once."""
+    found: dict[str, Any] = {}
+    for panel in panels:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    return found
+
+
 def styles_of(methods: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """A colour and a marker for each method."""
+    """A colour, a marker and a kind of line for each method, no two of them alike."""
     return {
-        method: {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+        method: {
+            "color": COLOURS[i % len(COLOURS)],
+            "marker": MARKERS[i % len(MARKERS)],
+            "linestyle": DASHES[i // len(COLOURS) % len(DASHES)],
+        }
         for i, method in enumerate(methods)
     }
+
+
+def fingerprint(figure: Figure) -> str:
+    """A digest of the points of all lines, by panel and label: whatever draws them, it is the same.
+
+    ``experiments.report`` keeps it in its pictures, to tell if they are of these numbers.
+    """
+    lines = [
+        (
+            panel.get_title(),
+            str(line.get_label()),
+            np.asarray(line.get_xydata()).round(DIGITS).tolist(),
+        )
+        for panel in figure.get_axes()
+        for line in panel.lines
+    ]
+    return hashlib.sha256(json.dumps(lines).encode()).hexdigest()
 
 
 def draw_curves(
     panel: Axes, statistics: pd.DataFrame, axis: Axis, styles: Mapping[str, dict[str, Any]]
 ) -> None:
     """A line and its interval for each method; a point that failed in all runs is a gap."""
-    for place, curve in comparison.split(statistics, ["method"]):
+    by_sparsity = statistics.sort_values("sparsity", kind="stable")  # runs may have other points
+    for place, curve in comparison.split(by_sparsity, ["method"]):
         accuracy = comparison.where(curve, measure="test_top1")
         x = 100 * comparison.where(curve, measure=axis.measure)["mean"].to_numpy()
         style = styles[place["method"]]
@@ -119,7 +169,8 @@ def draw_curves(
             x, 100 * accuracy["mean"], label=place["method"], markersize=4, linewidth=1.4, **style
         )
         # Outside of what accuracies can be, the interval says nothing.
-        low, high = (100 * np.clip(accuracy[end].to_numpy(), 0, 1) for end in ("low", "high"))
+        limits = accuracy[["low", "high"]].where(accuracy["n"] >= FEWEST).clip(0, 1)
+        low, high = 100 * limits.to_numpy().T
         panel.fill_between(x, low, high, color=style["color"], alpha=0.18, linewidth=0)
 
 

@@ -17,7 +17,7 @@ CHUNK = 128
 """Images whose patches are in memory at a time."""
 MAX_ITERATIONS = 100
 TOLERANCE = 1e-5
-"""Of the solver: largest residual, as a share of the right-hand side."""
+"""Of the solver: the norm of the residual over all outputs, as a share of the right-hand side's."""
 
 
 def refit(
@@ -33,10 +33,11 @@ def refit(
 
     In one forward pass, layer by layer: with ``X`` what a layer reads in the pruned network, whose
     earlier layers are refitted by then, and ``Y`` what it put out before pruning, the kernel ``W``
-    becomes the ``W'`` of the smallest ``|Y - X W' - c|**2 + lambda |W' - W|**2``. The constant
-    ``c`` is the layer's bias; without one it is free where a norm follows, which takes it off, and
-    else zero. Entries of ``W`` and ``c`` that are zero count as removed and stay zero. A network
-    that has lost nothing stays as it is, up to rounding.
+    becomes the ``W'`` of the smallest ``|Y - X W' - c'|**2 + lambda (|W' - W|**2 + |c' - c|**2)``,
+    the first term a mean over images and positions. The constant ``c`` is the layer's bias, and
+    ``c'`` the new one. Without a bias ``c`` is zero; ``c'`` is then fitted where a norm follows,
+    which takes it off, and else zero too. Entries of ``W`` and of a bias that are zero count as
+    removed and stay zero. A network that has lost nothing stays as it is, up to rounding.
 
     BatchNorm takes its statistics from ``images``, in both networks: running statistics do not
     matter, and those of the result have to be estimated anew. Grouped convolutions, and layers

@@ -63,6 +63,9 @@ def train_together(
     Up to rounding, each is the run that it would be alone; it can be gone on with alone too. Runs
     of which some were interrupted elsewhere than others are left as they are.
 
+    The ``seconds`` of an epoch, and hence ``seconds_to_train``, are in the record of each member
+    those of all together: what the computation took, and not to be added up over members.
+
     Args:
       members: from ``runs.set_up``, with shared images; ``check_alike`` has accepted them.
       folders: of each.

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -11,7 +11,7 @@ import pandas as pd
 from bbo import cost, curves, fitting, members, preemption, report, runs, sharding
 from bbo import workdir as workdirs
 from bbo.config import ExperimentConfig
-from bbo.types import RunError
+from bbo.types import RunError, UsageError
 
 
 class Result(NamedTuple):
@@ -50,10 +50,7 @@ def run_experiment(
     if sharding.agreed(workdirs.is_finished(workdir)):
         return read_result(workdir)
     run = runs.set_up(config)
-    if not sharding.is_first_process():
-        return _complete(run, workdir, should_stop)
-    workdirs.record_start(workdir, config)
-    with workdirs.held(workdir):
+    with _started(workdir, config):
         return _complete(run, workdir, should_stop)
 
 
@@ -87,13 +84,33 @@ def run_members(
     completed = {}
     with contextlib.ExitStack() as stack:
         for config, folder in left:
-            workdirs.record_start(folder, config)
-            stack.enter_context(workdirs.held(folder))
+            stack.enter_context(_started(folder, config))
         if len(left) > 1:
             members.train_together(made, [folder for _, folder in left], should_stop)
         for run, (_, folder) in zip(made, left, strict=True):
             completed[folder] = _complete(run, folder, should_stop)
     return [completed.get(folder) or read_result(folder) for folder in folders]
+
+
+@contextlib.contextmanager
+def _started(workdir: pathlib.Path, config: ExperimentConfig) -> Iterator[None]:
+    """Within this context the folder is this run's alone, and says so in ``config.json``.
+
+    Raises:
+      UsageError: in all processes, if the first one may not work there.
+    """
+    refusal = None
+    with contextlib.ExitStack() as stack:
+        if sharding.is_first_process():
+            try:
+                stack.enter_context(workdirs.held(workdir))
+            except UsageError as error:
+                refusal = error
+        if not sharding.agreed(refusal is None):
+            raise refusal or UsageError(f"the first process may not work in {workdir} and says why")
+        if sharding.is_first_process():
+            workdirs.record_start(workdir, config)
+        yield
 
 
 def _complete(run: runs.Run, workdir: pathlib.Path, should_stop: preemption.ShouldStop) -> Result:
@@ -139,8 +156,9 @@ def _finish(
         **summary,
         "failed_points": len(failed),
     }
-    (workdir / "curve.jsonl").unlink()
     workdirs.write_json(workdir / "summary.json", summary)
+    # Not before: a run that is ended in between would measure all again.
+    (workdir / "curve.jsonl").unlink()
     return Result(workdir, curve, summary)
 
 

@@ -12,7 +12,9 @@ from bbo import workdir as workdirs
 from bbo.catalog import RECOVERIES
 from bbo.config import ExperimentConfig
 
-COLOURS = dict(zip(RECOVERIES, ("tab:gray", "tab:blue", "tab:orange", "tab:green"), strict=True))
+COLOURS: dict[str, str] = dict(
+    zip(RECOVERIES, ("tab:gray", "tab:blue", "tab:orange", "tab:green"), strict=True)
+)
 
 
 def write_curve(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
@@ -125,11 +127,17 @@ def plot_curve(path: pathlib.Path, curve: pd.DataFrame, *, title: str) -> None:
     save_figure(path, figure)
 
 
-def save_figure(path: pathlib.Path, figure: Figure) -> None:
-    """Writes a PNG, whole or not at all; without a word on when and by what it was drawn."""
+def save_figure(path: pathlib.Path, figure: Figure, *, description: str | None = None) -> None:
+    """Writes a PNG, whole or not at all; in it is what matplotlib drew it, but not when.
+
+    Args:
+      path: where.
+      figure: what.
+      description: a text to keep in it.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
+        figure.savefig(temporary, format="png", dpi=120, metadata={"Description": description})
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,41 +1,33 @@
-"""Finished runs, found in folders, put together by their settings, and named by what differs."""
+"""Finished runs, found in folders and put together by their method."""
 
 import dataclasses
-import itertools
 import json
 import os
 import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from bbo import config as configs
-from bbo import report
+from bbo import methods, report
 from bbo import workdir as workdirs
 from bbo.catalog import REGULARISERS
-from bbo.config import ExperimentConfig, NoiseConfig
+from bbo.config import ExperimentConfig, NoiseConfig, PruningConfig
 from bbo.types import UsageError
 
+PRUNING = [
+    field.name
+    for field in dataclasses.fields(PruningConfig)
+    if field.name not in (*methods.POINTS, "recovery_images")
+]
+"""Settings of how a network is pruned, not where it is measured, nor how it is mended."""
 RECORDS = ("config.json", "curve.csv", "summary.json")
 """What a finished run has."""
-LEADING = ("noise", "dataset", "model")
-"""Settings that are named by their value alone, and before the others."""
-_TARGETED, _MAPS = ("target_fraction", "target_unit"), ("activation_target_fraction",)
-USED = {
-    "none": (),
-    "batch_bridgeout": ("rate", "q", *_TARGETED, "noise_on"),
-    "bridgeout": ("rate", "q", "noise_on"),
-    "group_bridgeout": ("rate", "q", "noise_on"),
-    "dropconnect": ("rate", "noise_on"),
-    "dropout": ("rate", *_MAPS),
-    "sparseout": ("rate", "q", *_MAPS),
-    "targeted_dropout": ("rate", *_TARGETED, "noise_on"),
-    "shakeout": ("rate", "shakeout_c", "noise_on"),
-}
-"""The settings of noise that have an effect, by regulariser; see ``noise.create_regulariser``."""
-NEEDED = {"granularity", "recovery", "sparsity", "test_top1"}
-"""Columns of a curve without which nothing can be compared."""
+_COSTS = ("achieved_sparsity", "macs_kept", "params_kept")
+NEEDED = {"granularity", "recovery", "sparsity", *_COSTS, "test_top1"}
+"""Columns of a curve without which nothing can be compared or drawn."""
 
 
 class FinishedRun(NamedTuple):
@@ -58,36 +50,31 @@ class Found(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Runs that differ in nothing but their seed."""
+    """Runs of one method: they differ in nothing but their seed, and where they are measured."""
 
     method: str
     """The shortest text that tells it from the others on the same problem."""
     settings: dict[str, Any]
-    """By name, without the seed and what has no effect."""
+    """That make the method, by name; see ``methods.settings_of``."""
     runs: list[FinishedRun]
     """By seed."""
 
     @property
     def problem(self) -> tuple[str, str, float]:
         """Dataset, network and width: methods are compared on the same ones."""
-        return problem_of(self.settings)
-
-
-def problem_of(settings: dict[str, Any]) -> tuple[str, str, float]:
-    """Dataset, network and width."""
-    return settings["dataset"], settings["model"], settings["width"]
+        return methods.problem_of(self.settings)
 
 
 def find_runs(folders: Iterable[pathlib.Path]) -> Found:
     """The finished runs in folders, at any depth, in the order of their names.
 
     Left out, and told why: runs that are unfinished or damaged, those of a sweep that have not
-    begun, and repetitions of settings and seed, which would count as independent.
+    begun, and repetitions of method and seed, which would count as independent.
 
     Raises:
       UsageError: a folder that does not exist.
     """
-    runs, left_out, visited, first = [], {}, set(), {}
+    runs, left_out, visited = [], {}, set()
     for root in folders:
         if not root.is_dir():
             raise UsageError(f"{root} is not a folder; name one that holds runs")
@@ -97,17 +84,24 @@ def find_runs(folders: Iterable[pathlib.Path]) -> Found:
             visited.add(folder.resolve())
             name = (pathlib.Path(root.resolve().name) / folder.relative_to(root)).as_posix()
             try:
-                run = read_run(folder, name)
+                runs.append(read_run(folder, name))
             except UsageError as error:
                 left_out[name] = str(error)
-                continue
-            identity = json.dumps([settings_of(run.config), run.config.train.seed])
-            if identity in first:
-                left_out[name] = f"the same settings and seed as {first[identity]}"
-            else:
-                first[identity] = name
-                runs.append(run)
-    return Found(runs, left_out)
+    repeated = _repeated(runs)
+    return Found([run for run in runs if run.name not in repeated], left_out | repeated)
+
+
+def _repeated(runs: Sequence[FinishedRun]) -> dict[str, str]:
+    """What each run repeats that has the method and seed of one before it, by its name."""
+    found, first = {}, {}
+    settings = methods.settings_of_all(run.config for run in runs)
+    for run, of_run in zip(runs, settings, strict=True):
+        earlier = first.setdefault(json.dumps([of_run, run.config.train.seed]), run)
+        here, there = (methods.points_text(one.config) for one in (run, earlier))
+        measured = f"; measured at {here} here, at {there} there" if here != there else ""
+        if earlier is not run:
+            found[run.name] = f"the same settings and seed as {earlier.name}{measured}"
+    return found
 
 
 def _run_folders(root: pathlib.Path) -> list[pathlib.Path]:
@@ -161,33 +155,23 @@ def read_run(folder: pathlib.Path, name: str) -> FinishedRun:
     return FinishedRun(name, config, curve, environments)
 
 
-def settings_of(config: ExperimentConfig) -> dict[str, Any]:
-    """All settings by name, but for the seed and the places of data; without effect: None."""
-    used = ("noise", *USED[config.noise.noise])
-    sections = configs.to_json(config)
-    sections["noise"] = {
-        name: value if name in used else None for name, value in sections["noise"].items()
-    }
-    flat = {name: value for section in sections.values() for name, value in section.items()}
-    return {name: value for name, value in flat.items() if name not in ("seed", *workdirs.PLACES)}
-
-
 def grouped(runs: Sequence[FinishedRun]) -> list[Group]:
-    """Runs by all settings but the seed: by problem, the unregularised first."""
-    by_settings: dict[str, list[FinishedRun]] = {}
-    for run in runs:
-        by_settings.setdefault(json.dumps(settings_of(run.config)), []).append(run)
-    found = [(json.loads(text), of_group) for text, of_group in by_settings.items()]
+    """Runs by their method: by problem, the unregularised first."""
+    by_method: dict[str, list[FinishedRun]] = {}
+    settings = methods.settings_of_all(run.config for run in runs)
+    for run, of_run in zip(runs, settings, strict=True):
+        by_method.setdefault(json.dumps(of_run), []).append(run)
+    found = [(json.loads(text), of_group) for text, of_group in by_method.items()]
     by_problem: dict[tuple, list[dict[str, Any]]] = {}
-    for settings, _ in found:
-        by_problem.setdefault(problem_of(settings), []).append(settings)
+    for one, _ in found:
+        by_problem.setdefault(methods.problem_of(one), []).append(one)
     groups = [
         Group(
-            label(settings, by_problem[problem_of(settings)]),
-            settings,
+            methods.label(one, by_problem[methods.problem_of(one)]),
+            one,
             sorted(of_group, key=lambda run: run.config.train.seed),
         )
-        for settings, of_group in found
+        for one, of_group in found
     ]
     return sorted(
         groups, key=lambda group: (group.problem, _rank(group.settings["noise"]), group.method)
@@ -196,64 +180,6 @@ def grouped(runs: Sequence[FinishedRun]) -> list[Group]:
 
 def _rank(noise: str) -> int:
     return REGULARISERS.index(noise)
-
-
-def differing(settings: Sequence[dict[str, Any]]) -> list[str]:
-    """The names of the settings that are not alike in all."""
-    names = [*LEADING, *(name for name in settings[0] if name not in LEADING)]
-    return [name for name in names if any(one[name] != settings[0][name] for one in settings)]
-
-
-def label(settings: dict[str, Any], among: Sequence[dict[str, Any]]) -> str:
-    """The shortest text that tells settings from the others in ``among``.
-
-    The regulariser is part of it if there are several; alone, it is all of it.
-
-    >>> first = {"noise": "dropout", "dataset": "digits", "model": "small_cnn", "rate": 0.1}
-    >>> others = [first | {"rate": 0.2}, first | {"noise": "none"}]
-    >>> [label(one, [first, *others]) for one in (first, *others)]
-    ['dropout rate=0.1', 'dropout rate=0.2', 'none']
-    """
-    names = differing(among)
-    if not names:
-        return settings["noise"]
-    fixed = [name for name in names if name == "noise"]
-    free = [name for name in names if name != "noise"]
-    for size in range(len(free) + 1):
-        texts = [
-            text_of({name: settings[name] for name in (*fixed, *chosen)})
-            for chosen in itertools.combinations(free, size)
-            if (fixed or chosen) and _is_alone(settings, among, (*fixed, *chosen))
-        ]
-        if texts:
-            return min(texts, key=len)  # the first of equals
-    raise ValueError("the settings are there twice")
-
-
-def _is_alone(
-    settings: dict[str, Any], among: Sequence[dict[str, Any]], names: Sequence[str]
-) -> bool:
-    alike = [one for one in among if all(one[name] == settings[name] for name in names)]
-    return alike == [settings]
-
-
-def text_of(settings: dict[str, Any]) -> str:
-    """Settings in a few words, but for those without effect (None).
-
-    >>> text_of({"noise": "dropout", "rate": 0.1, "granularity": ["filter", "weight"]})
-    'dropout rate=0.1 granularity=filter,weight'
-    """
-    return " ".join(
-        _value(value) if name in LEADING else f"{name}={_value(value)}"
-        for name, value in settings.items()
-        if value is not None
-    )
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return ",".join(map(_value, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def points_of(groups: Sequence[Group]) -> pd.DataFrame:
@@ -270,11 +196,37 @@ def points_of(groups: Sequence[Group]) -> pd.DataFrame:
 
 
 def baseline_of(group: Group, groups: Iterable[Group]) -> str:
-    """The method without regulariser that is otherwise as ``group``; empty if there is none."""
+    """The best method without regulariser on the same problem, pruned in the same way.
+
+    The best on validation images, mean over the seeds, with nothing removed or mended; of equals
+    the one that is otherwise as ``group``. Where there are no validation images to choose by, the
+    only one, or else that one. Empty if there is none.
+    """
+    rivals = [
+        other
+        for other in groups
+        if (other.settings["noise"], other.problem) == ("none", group.problem)
+        and all(other.settings[name] == group.settings[name] for name in PRUNING)
+    ]
+    scores = {other.method: _unpruned_validation(other) for other in rivals}
+    alike = [other for other in rivals if _without_noise(other) == _without_noise(group)]
+    known = [other for other in rivals if not np.isnan(scores[other.method])]
+    chosen = known or (rivals if len(rivals) == 1 else alike)
+    best = max(chosen, key=lambda other: (scores[other.method], other in alike), default=None)
+    return best.method if best else ""
+
+
+def _without_noise(group: Group) -> dict[str, Any]:
     noise = [field.name for field in dataclasses.fields(NoiseConfig)]
-    wanted = {name: value for name, value in group.settings.items() if name not in noise}
-    for other in groups:
-        rest = {name: value for name, value in other.settings.items() if name not in noise}
-        if other.settings["noise"] == "none" and rest == wanted:
-            return other.method
-    return ""
+    other = (*noise, "recovery_images")  # those mend, and the baseline is not mended
+    return {name: value for name, value in group.settings.items() if name not in other}
+
+
+def _unpruned_validation(group: Group) -> float:
+    """Mean accuracy on validation images, nothing removed or mended; NaN if it is not known."""
+    values = [
+        run.curve.query("sparsity == 0 and recovery == 'none'")["validation_top1"].mean()
+        for run in group.runs
+        if "validation_top1" in run.curve
+    ]
+    return float(pd.Series(values, dtype=float).mean())

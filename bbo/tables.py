@@ -6,23 +6,25 @@ from typing import Any
 
 import pandas as pd
 
-from bbo import comparison, report, study
+from bbo import comparison, methods, report
 from bbo.comparison import records, where
 from bbo.study import Group
 
 SUMMARY = {
-    "top1_at_0": "accuracy, nothing removed (%)",
-    "mean_top1_to_60": "mean accuracy, 0 to 60 % removed (%)",
-    "mean_validation_top1_to_60": "the same on validation images (%)",
-    "within_1": "within 1 point of the baseline at",
-    "within_5": "within 5 points at",
+    "top1_at_0": "test accuracy, nothing removed (%)",
+    "mean_top1_to_60": "mean test accuracy, 0 to 60 % removed (%)",
+    "mean_validation_top1_to_60": "mean validation accuracy, 0 to 60 % removed (%)",
+    "within_1": "largest sparsity within 1 point of the baseline (not pruned, not mended)",
+    "within_5": "largest sparsity within 5 points of the baseline",
     "class_loss_at_50": "largest loss of a class, 50 % removed (points)",
-    "ece_at_0": "ECE, nothing removed",
+    "ece_at_0": "calibration error (ECE), nothing removed",
     "ece_at_50": "ECE, 50 % removed",
-    "loss_at_0": "NLL, nothing removed",
+    "loss_at_0": "negative log-likelihood (NLL), nothing removed",
     "loss_at_50": "NLL, 50 % removed",
 }
 """Headings of the numbers of ``comparison.summary``."""
+WORST = 2
+"""So many classes are shown of each curve."""
 MANY_PAIRS = 3
 """Of more than so many pairs of methods, only those with the baseline are shown."""
 
@@ -138,14 +140,31 @@ def _number_text(number: str, row: dict[str, Any]) -> str:
     return deviation_text(row, scale=1, digits=3) if is_error else deviation_text(row)
 
 
+def class_table(losses: pd.DataFrame) -> str:
+    """The classes that lose most, by their mean loss: a line per method and recovery.
+
+    Args:
+      losses: of one problem and granularity, from ``comparison.class_losses``; not empty.
+    """
+    rows = []
+    for place, curve in comparison.split(losses, ["method", "recovery"]):
+        worst = curve.sort_values("mean", ascending=False, kind="stable").head(WORST)
+        cells = [f"class {line['class']}: {interval_text(line)}" for line in records(worst)]
+        cells += ["-"] * (WORST - len(cells))
+        recovery = report.recovery_text(place["recovery"])
+        row = {"method": place["method"], "recovery": recovery}
+        rows.append(row | {"loses most": cells[0], "the next": cells[1]})
+    return markdown(rows)
+
+
 def methods_table(groups: Sequence[Group]) -> str:
     """What the methods of one problem are: seeds, and all the settings that are not alike."""
-    names = study.differing([group.settings for group in groups])
+    names = methods.differing([group.settings for group in groups])
     rows = [
         {
             "method": group.method,
             "seeds": ", ".join(str(run.config.train.seed) for run in group.runs),
-            "settings that differ": study.text_of(
+            "settings that differ": methods.text_of(
                 {name: group.settings[name] for name in names if group.settings[name] != ""}
             )
             or "-",

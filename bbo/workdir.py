@@ -19,6 +19,8 @@ from bbo.types import UsageError
 
 PLACES = ("data_dir", "cache_dir")
 """Settings that say where things lie, not what a run is."""
+LOCK = ".lock"
+"""A file that is locked by the process that works in the folder."""
 LOCK_SECONDS = 5
 """How long to wait for another process to leave a folder."""
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -107,7 +109,7 @@ def _check_place(workdir: pathlib.Path) -> None:
     if not os.access(nearest, os.W_OK | os.X_OK) and not is_finished(workdir):
         raise UsageError(f"workdir {workdir} cannot be made or written: no permission in {nearest}")
     held = [path.name for path in workdir.iterdir()] if workdir.exists() else []
-    # Hidden files do not count: a run killed at its very beginning leaves one.
+    # Hidden files do not count: a run killed at its very beginning leaves some.
     if "config.json" not in held and not all(name.startswith(".") for name in held):
         raise UsageError(
             f"workdir {workdir} holds files but no run (no config.json); name another folder"
@@ -126,17 +128,10 @@ def _differences(held: dict[str, dict[str, Any]], asked: dict[str, dict[str, Any
 
 
 def record_start(workdir: pathlib.Path, config: ExperimentConfig) -> None:
-    """Makes the folder and writes ``config.json``: the settings, and what runs them.
+    """Writes ``config.json`` in a folder that is held: the settings, and what runs them.
 
     A run that goes on under another version, device or commit adds that to the list.
-
-    Raises:
-      UsageError: the folder cannot be made.
     """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"workdir {workdir} cannot be made: {error.strerror}") from None
     path, now = workdir / "config.json", environment()
     held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     environments = held.get("environments", [])
@@ -147,18 +142,24 @@ def record_start(workdir: pathlib.Path, config: ExperimentConfig) -> None:
 
 @contextlib.contextmanager
 def held(workdir: pathlib.Path) -> Iterator[None]:
-    """Within this context no other process, that asks for the same, works in a folder.
+    """Makes a folder; within this context no other process, that asks for the same, works there.
 
-    On file systems without locks it is as if no other did.
+    What is locked is the file ``.lock`` in it, which stays: over NFS other machines see the locks
+    of files, not those of folders. On file systems without locks it is as if no other did.
 
     Raises:
-      UsageError: another process does, and goes on to for some seconds.
+      UsageError: the folder cannot be made; another process works there, and goes on to for some
+        seconds.
     """
-    folder = os.open(workdir, os.O_RDONLY)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = os.open(workdir / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise UsageError(f"workdir {workdir} cannot be made or written: {error.strerror}") from None
     try:
         for left in reversed(range(LOCK_SECONDS)):
             try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 if not left:
@@ -169,7 +170,7 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
                 break
         yield
     finally:
-        os.close(folder)
+        os.close(lock)
 
 
 def is_finished(workdir: pathlib.Path) -> bool:

@@ -3,18 +3,20 @@
   python -m experiments.report runs/digits --out=report          of all finished runs below a folder
   python -m experiments.report runs/a runs/b --out=report        of several
 
-Runs that differ in nothing but their seed are one method; methods are compared on the same dataset
-and network, and named by the settings in which they differ. Written are curves.csv (each measure at
-each pruning point), differences.csv (between methods, seed by seed), gains.csv (by recovery, of the
-same networks), summary.csv, summary.md and figures. Intervals are 95 % confidence intervals of the
-mean, by Student's t. Runs that are unfinished or damaged are left out and listed. Exit status 2:
-nothing to report, or a mistake.
+Runs that differ in nothing but their seed, and the points at which they were measured, are one
+method; methods are compared on the same dataset and network, and named by the settings in which
+they differ. Written are curves.csv (each measure at each pruning point), differences.csv (between
+methods that have two seeds in common, seed by seed), gains.csv (by recovery, of the same networks),
+classes.csv (what each class loses when half is removed), summary.csv, summary.md and figures. In
+the files, accuracies are fractions. Intervals are 95 % confidence intervals of the mean, by
+Student's t. Runs that are unfinished or damaged are left out and listed. Exit status 2: nothing to
+report, or a mistake.
 """
 
 import io
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pandas as pd
 from absl import flags
@@ -28,6 +30,14 @@ from experiments import cli
 FLAGS = flags.FlagValues()
 flags.DEFINE_string(
     "out", None, "folder for the tables and figures", flag_values=FLAGS, module_name=" report"
+)
+WORST_CLASSES = (
+    "### Classes that lose most test accuracy with 50 % of the filters removed, in points "
+    "[95 % interval] (networks)"
+)
+CHOSEN_AFTERWARDS = (
+    "They are chosen by these very numbers: their means are too large and their intervals too "
+    "narrow. All classes are in classes.csv."
 )
 PUBLISHED = pathlib.Path(__file__).parent / "published"
 """The curves of the paper, a file for each dataset and network."""
@@ -60,6 +70,7 @@ def write_report(found: Found, out: pathlib.Path) -> tuple[str, list[pathlib.Pat
         "curves": comparison.curve_statistics(points),
         "differences": comparison.paired_differences(points),
         "gains": comparison.recovery_gains(points),
+        "classes": comparison.class_losses(points),
         "summary": comparison.summary(points),
     }
     paths = [out / f"{name}.csv" for name in records]
@@ -112,20 +123,24 @@ def chapter(
     curves: pd.DataFrame,
     differences: pd.DataFrame,
     gains: pd.DataFrame,
+    classes: pd.DataFrame,
     summary: pd.DataFrame,
 ) -> str:
     """All tables of one problem."""
     parts = [f"## {problem_text(groups[0])}", tables.methods_table(groups)]
     if failed := tables.failure_lines(groups):
         parts += ["Pruning points that failed:", "\n".join(f"* {line}" for line in failed)]
-    baselines = {study.baseline_of(group, groups) for group in groups}
+    baselines = sorted({study.baseline_of(group, groups) for group in groups} - {""})
+    parts += [baseline_text(baselines)]
     for granularity in curves["granularity"].unique():
-        of_curves, of_differences, of_gains, of_summary = (
+        of_curves, of_differences, of_gains, of_classes, of_summary = (
             comparison.where(table, granularity=granularity)
-            for table in (curves, differences, gains, summary)
+            for table in (curves, differences, gains, classes, summary)
         )
         removed = f"{granularity}s removed"
         parts += [f"### Summary: {removed}", tables.summary_table(of_summary)]
+        if granularity == "filter" and len(of_classes):
+            parts += [WORST_CLASSES, tables.class_table(of_classes), CHOSEN_AFTERWARDS]
         parts += [f"### Test accuracy (%): {removed}", tables.accuracy_table(of_curves)]
         if len(of_differences):
             parts += [
@@ -141,21 +156,45 @@ def chapter(
     return "\n\n".join(parts)
 
 
+def baseline_text(baselines: Sequence[str]) -> str:
+    """Which methods the others are held against, and why."""
+    if not baselines:
+        return "There is no baseline: no method without regulariser that is pruned in the same way."
+    return (
+        "The baseline is the method without regulariser, pruned in the same way, that is best "
+        "before pruning, unmended, by its mean accuracy on validation images (where that is not "
+        f"known, the one whose other settings are the same): {'; '.join(baselines)}."
+    )
+
+
+def runs_text(counts: Collection[int]) -> str:
+    """What a curve is the mean of.
+
+    >>> runs_text([1, 1]), runs_text([3, 2])
+    ('one run each', 'mean of 2 to 3 runs, shaded from 3 on: 95 % interval of the mean')
+    """
+    fewest, most = min(counts), max(counts)
+    if most == 1:
+        return "one run each"
+    number = str(most) if fewest == most else f"{fewest} to {most}"
+    if most < figures.FEWEST:
+        return f"mean of {number} runs"
+    of_some = "" if fewest >= figures.FEWEST else f" from {figures.FEWEST} on"
+    return f"mean of {number} runs, shaded{of_some}: 95 % interval of the mean"
+
+
 def write_figures(
     groups: Sequence[Group], curves: pd.DataFrame, out: pathlib.Path
 ) -> dict[str, str]:
-    """A figure for each axis; gives what is on it, by the name of the file."""
+    """A figure for each axis that was measured; gives what is on it, by the name of the file."""
     dataset, network, width = groups[0].problem
     stem = f"{dataset}_{network}" + ("" if width == 1 else f"_width{width:g}")
     published, note = published_curves(groups[0])
-    counts = sorted({len(group.runs) for group in groups})
-    title = f"{problem_text(groups[0])}: " + (
-        f"mean of {'-'.join(map(str, counts))} runs, shaded: 95 % interval of the mean"
-        if counts[-1] > 1
-        else "one run each"
-    )
-    names = {}
+    title = f"{problem_text(groups[0])}: {runs_text([len(group.runs) for group in groups])}"
+    names, measured = {}, set(curves.dropna(subset="mean")["measure"])
     for name, axis in figures.AXES.items():
+        if axis.measure not in measured:
+            continue
         is_removed = name == "removed"
         figure = figures.comparison_figure(
             curves,
@@ -165,7 +204,8 @@ def write_figures(
             noise_of={group.method: group.settings["noise"] for group in groups},
         )
         names[f"{stem}_{name}.png"] = axis.short
-        report.save_figure(out / f"{stem}_{name}.png", figure)
+        description = f"of the lines: {figures.fingerprint(figure)}"
+        report.save_figure(out / f"{stem}_{name}.png", figure, description=description)
     return names
 
 

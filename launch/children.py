@@ -83,8 +83,13 @@ def recorded_signals() -> Iterator[list[int]]:
 
 
 def stop(running: Mapping[int, Child], signals: list[int]) -> None:
-    """Tells runs to save and end, and waits until they have; kills them at a further Ctrl-C."""
-    heard = len(signals)
+    """Tells runs to save and end, and waits until they have; kills them at a further Ctrl-C.
+
+    Args:
+      running: the runs.
+      signals: from ``recorded_signals``; the first, if there is one, is why they are stopped.
+    """
+    heard = min(len(signals), 1)  # a second may have come before the launcher has looked
     left = [child.process for child in running.values()]
     for process in left:
         process.terminate()

@@ -58,6 +58,7 @@ def check(pods: Pods) -> None:
     accelerator, topology = pods.accelerator, pods.topology
     if not accelerator:
         require(not topology, "topology", topology, "left out, or used with --accelerator")
+        require(not pods.chips, "chips", pods.chips, "left out, or used with --accelerator")
         return
     require(not pods.gpus, "gpus", pods.gpus, "0 with --accelerator, which is a kind of TPU")
     shape = re.fullmatch(r"\d+(x\d+){1,2}", topology)

@@ -30,9 +30,10 @@ from collections.abc import Iterable
 from absl import flags
 
 from bbo.types import RunError, UsageError, require
+from bbo.workdir import write_json
 from experiments import cli
-from launch import jobset, sweep
-from launch.tpu import require_given, shared_folder
+from launch import jobset, squeue, sweep
+from launch.arguments import require_given, shared_folder
 
 FLAGS = flags.FlagValues()
 _PLACE = {"flag_values": FLAGS, "module_name": " k8s"}
@@ -51,7 +52,9 @@ for _name, _default, _help in (
 ):
     flags.DEFINE_string(_name, _default, _help, **_PLACE)
 flags.DEFINE_integer("hosts", 1, "hosts of a run, a pod on each", lower_bound=1, **_PLACE)
-flags.DEFINE_integer("chips", 4, "TPU chips of each host", lower_bound=1, **_PLACE)
+flags.DEFINE_integer(
+    "chips", None, "TPU chips of each host [default with --accelerator: 4]", lower_bound=1, **_PLACE
+)
 flags.DEFINE_integer("gpus", 0, "GPUs of each host", lower_bound=0, **_PLACE)
 flags.DEFINE_integer(
     "max_restarts", 3, "restarts of a run, not counting preemption", lower_bound=0, **_PLACE
@@ -63,6 +66,10 @@ flags.DEFINE_boolean(
 )
 
 JOBSETS = "jobsets.jobset.x-k8s.io"
+SUBMITTED = "jobsets.json"
+"""File of a sweep that tells launch.status where it was submitted."""
+TPU_CHIPS = 4
+"""Of a host, in most node pools of GKE."""
 
 
 def pods_from(values: flags.FlagValues, out: pathlib.Path) -> jobset.Pods:
@@ -81,6 +88,7 @@ def pods_from(values: flags.FlagValues, out: pathlib.Path) -> jobset.Pods:
     given = {name: values[name].value for name in same} | {
         name: pairs(name, values[name].value) for name in ("node_selector", "annotations")
     }
+    given["chips"] = values.chips or (TPU_CHIPS if values.accelerator else 0)
     pods = jobset.Pods(claim=claim, mount=mount, **given)
     jobset.check(pods)
     return pods
@@ -100,17 +108,17 @@ def pairs(name: str, items: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def kubectl(pods: jobset.Pods, *arguments: str, given: str | None = None) -> str:
+def kubectl(namespace: str, *arguments: str, given: str | None = None) -> str:
     """What kubectl prints.
 
     Raises:
       UsageError: it is not there.
       RunError: it fails.
     """
-    namespace = [f"--namespace={pods.namespace}"] if pods.namespace else []
+    place = [f"--namespace={namespace}"] if namespace else []
     try:
         done = subprocess.run(
-            ["kubectl", *arguments, *namespace], input=given, capture_output=True, text=True
+            ["kubectl", *arguments, *place], input=given, capture_output=True, text=True
         )
     except FileNotFoundError:
         raise UsageError(
@@ -121,15 +129,40 @@ def kubectl(pods: jobset.Pods, *arguments: str, given: str | None = None) -> str
     return done.stdout
 
 
-def ended(pods: jobset.Pods, name: str) -> dict[str, bool]:
-    """The JobSets of a sweep that are in the cluster, and whether each has come to an end."""
-    listed = kubectl(pods, "get", JOBSETS, f"--selector={jobset.SWEEP}={name}", "--output=json")
+def states(namespace: str, name: str) -> dict[str, str]:
+    """The JobSets of a sweep that are in the cluster: each is PENDING, RUNNING or ENDED."""
+    listed = kubectl(
+        namespace, "get", JOBSETS, f"--selector={jobset.SWEEP}={name}", "--output=json"
+    )
+    found = {}
+    for item in json.loads(listed)["items"]:
+        # Kueue suspends what it queues.
+        state = "PENDING" if item.get("spec", {}).get("suspend") else "RUNNING"
+        for condition in item.get("status", {}).get("conditions", ()):
+            if condition["type"] in ("Completed", "Failed") and condition["status"] == "True":
+                state = "ENDED"
+        found[item["metadata"]["name"]] = state
+    return found
+
+
+def queued(out: pathlib.Path) -> dict[int, squeue.Job]:
+    """The runs of a sweep that wait or run in a cluster; {} at once if none was submitted there.
+
+    Raises:
+      UsageError, RunError: from ``kubectl``.
+    """
+    path = out / SUBMITTED
+    if not path.exists():
+        return {}
+    try:
+        place = json.loads(path.read_text(encoding="utf-8"))
+        namespace, sweep_name = place["namespace"], place["sweep"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UsageError(f"{path} cannot be read; the same launch.k8s writes it anew") from None
     return {
-        item["metadata"]["name"]: any(
-            condition["type"] in ("Completed", "Failed") and condition["status"] == "True"
-            for condition in item.get("status", {}).get("conditions", ())
-        )
-        for item in json.loads(listed)["items"]
+        int(name.rpartition("-")[2]): squeue.Job(state, "", "on Kubernetes")
+        for name, state in states(namespace, sweep_name).items()
+        if state != "ENDED"
     }
 
 
@@ -139,11 +172,11 @@ def main(values: flags.FlagValues, spec: str, out: str) -> None:
     pods = pods_from(values, folder)
     name = jobset.sweep_name(pods.claim, folder)
     # Asked before anything is written, as it also tells whether there is a cluster.
-    present = {} if values.dry_run else ended(pods, name)
-    runs = (sweep.plan if values.dry_run else sweep.freeze)(pathlib.Path(spec), folder)
+    present = (_states_if_told if values.dry_run else states)(pods.namespace, name)
+    runs = sweep.plan(pathlib.Path(spec), folder)
     left = sweep.unfinished(folder, runs)
     # Absent counts as ended.
-    todo = [index for index in left if present.get(jobset.run_name(name, index), True)]
+    todo = [i for i in left if present.get(jobset.run_name(name, i), "ENDED") == "ENDED"]
     manifests = {
         jobset.run_name(name, index): jobset.to_yaml(
             jobset.manifest(
@@ -156,25 +189,47 @@ def main(values: flags.FlagValues, spec: str, out: str) -> None:
         )
         for index in todo
     }
-    if values.dry_run:
-        print("\n---\n".join(manifests.values()))
-        return
-    _submit(pods, manifests, [old for old in manifests if old in present])
+    replaced = [old for old in manifests if old in present]
     done, waiting = len(runs) - len(left), len(left) - len(todo)
-    print(f"{len(runs)} runs: {done} done, {waiting} in the cluster already, {len(todo)} submitted")
+    counts = f"{len(runs)} runs: {done} done, {waiting} in the cluster already, {len(todo)}"
+    if values.dry_run:
+        _show(manifests, replaced, counts)
+        return
+    sweep.write(folder, runs)
+    write_json(folder / SUBMITTED, {"sweep": name, "namespace": pods.namespace})
+    _submit(pods.namespace, manifests, replaced)
+    print(f"{counts} submitted")
     tail = f"{JOBSETS} --selector={jobset.SWEEP}={name}"
     tail += f" --namespace={pods.namespace}" if pods.namespace else ""
     print(f"Watch:  kubectl get {tail}\nCancel: kubectl delete {tail}")
 
 
-def _submit(pods: jobset.Pods, manifests: dict[str, str], replaced: list[str]) -> None:
+def _states_if_told(namespace: str, name: str) -> dict[str, str]:
+    """As ``states``; if the cluster cannot be asked, says so and takes it for empty."""
+    try:
+        return states(namespace, name)
+    except (UsageError, RunError) as error:
+        print(f"what is in the cluster already cannot be told: {error}", file=sys.stderr)
+        return {}
+
+
+def _show(manifests: dict[str, str], replaced: list[str], counts: str) -> None:
+    """Prints JobSets, for kubectl create, and to stderr what else would be done."""
+    print(f"{counts} to submit", file=sys.stderr)
+    if replaced:
+        print(f"ended, and deleted first: {' '.join(replaced)}", file=sys.stderr)
+    if manifests:
+        print("\n---\n".join(manifests.values()))
+
+
+def _submit(namespace: str, manifests: dict[str, str], replaced: list[str]) -> None:
     """Creates JobSets in the place of those that have ended."""
     if replaced:
         # Foreground: until their pods are gone too, and no longer write where new ones will.
-        kubectl(pods, "delete", JOBSETS, *replaced, "--cascade=foreground", "--wait")
+        kubectl(namespace, "delete", JOBSETS, *replaced, "--cascade=foreground", "--wait")
     if manifests:
         # Not apply: it would patch a JobSet that came between, and take back what Kueue has set.
-        kubectl(pods, "create", "--filename=-", given="\n---\n".join(manifests.values()))
+        kubectl(namespace, "create", "--filename=-", given="\n---\n".join(manifests.values()))
 
 
 if __name__ == "__main__":

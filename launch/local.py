@@ -24,10 +24,10 @@ from absl import flags
 from bbo.types import UsageError
 from bbo.workdir import is_finished
 from experiments import cli
-from launch import slurm, sweep
+from launch import squeue, sweep
 from launch.children import Child, command_line, recorded_signals, start, stop
 from launch.console import draw, duration, say
-from launch.logs import is_running, last_lines, log_path
+from launch.logs import is_running, last_lines, log_path, make_folder
 from launch.sweep import Run
 
 FLAGS = flags.FlagValues()
@@ -55,9 +55,9 @@ SHOWN_OF_A_FAILURE = 10
 def main(values: flags.FlagValues, spec: str, out: str) -> int:
     """Runs what is left of a sweep; gives the exit status."""
     folder, gpus, dry = pathlib.Path(out), places(values), values["dry_run"].value
-    runs = (sweep.plan if dry else sweep.freeze)(pathlib.Path(spec), folder)
+    runs = sweep.plan(pathlib.Path(spec), folder)
     try:
-        slurm.queued(folder)
+        squeue.queued(folder)
     except UsageError as error:
         raise UsageError(
             f"{folder}/jobs says that runs were given to SLURM, but {error}; "
@@ -66,10 +66,8 @@ def main(values: flags.FlagValues, spec: str, out: str) -> int:
     if dry:
         show_plan(folder, runs, gpus)
         return 0
-    try:
-        (folder / "logs").mkdir(exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{folder}/logs cannot be made: {error.strerror}") from None
+    make_folder(folder)
+    sweep.write(folder, runs)
     with recorded_signals() as signals:
         outcomes = run_all(folder, runs, gpus, signals)
     if report(folder, outcomes, len(runs)):
@@ -114,7 +112,7 @@ def show_plan(out: pathlib.Path, runs: list[Run], gpus: list[str | None]) -> Non
 def kept_by(out: pathlib.Path, index: int) -> str | None:
     """Why a run is not to be started: it is in other hands. None if it is in nobody's."""
     try:
-        if index in slurm.queued(out):
+        if index in squeue.queued(out):
             return "it is in the SLURM queue"
     except UsageError as error:  # of a queue that could be asked before
         return f"it may be in the SLURM queue: {error}"

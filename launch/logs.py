@@ -11,6 +11,8 @@ import re
 import time
 from typing import BinaryIO
 
+from bbo.types import UsageError
+
 LOOKED_AT = 16384
 """Bytes at the end of a log in which its last lines are sought."""
 
@@ -18,6 +20,20 @@ LOOKED_AT = 16384
 def log_path(out: pathlib.Path, index: int) -> pathlib.Path:
     """Where a run writes, one attempt after the other."""
     return out / "logs" / f"{index:04d}.log"
+
+
+def make_folder(out: pathlib.Path) -> None:
+    """Makes the folder of the logs, and ``out``.
+
+    Raises:
+      UsageError: it cannot be made.
+    """
+    try:
+        (out / "logs").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"{out}/logs cannot be made: {error.strerror}; name another folder"
+        ) from None
 
 
 def is_running(out: pathlib.Path, index: int) -> bool:

@@ -21,6 +21,10 @@ REFUSED = {
     ("-W", "--wait"): "job ids are kept as soon as there are; watch with launch.status",
     ("-M", "--clusters"): "squeue would not see them; set SLURM_CLUSTERS instead",
     ("", "--wrap"): "the script is launch/job.sh",
+    (
+        "",
+        "--gpus-per-task",
+    ): "jax then finds other GPUs than it counts on; ask for those of a node, --gres=gpu:N",
 }
 
 

@@ -1,6 +1,6 @@
 """A sweep on SLURM: what is neither done nor queued becomes one array of jobs.
 
-  python -m launch.slurm SPEC OUT [--parallel=N] [--snapshot] [--dry_run] [-- SBATCH_OPTIONS]
+  python -m launch.slurm SPEC OUT [--parallel=N] [--python=PYTHON] [--snapshot] [-- SBATCH_OPTIONS]
 
   python -m launch.slurm sweep.py out --parallel=32 -- -p gpu --gres=gpu:1 -c 8 --time=4:00:00
   python -m launch.slurm sweep.py out -- -N 4 --ntasks-per-node=1 --gres=gpu:8 --time=24:00:00
@@ -13,11 +13,9 @@ the same command is given again. Job ids are kept in OUT/jobs, logs in OUT/logs.
 import contextlib
 import fcntl
 import itertools
-import os
 import pathlib
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TextIO
@@ -25,8 +23,10 @@ from typing import NamedTuple, TextIO
 from absl import flags
 
 from bbo.types import UsageError
+from bbo.workdir import write_text
 from experiments import cli
-from launch import logs, sbatch, snapshot, sweep
+from launch import logs, sbatch, snapshot, squeue, sweep
+from launch.arguments import require_given
 
 FLAGS = flags.FlagValues()
 _PLACE = {"flag_values": FLAGS, "module_name": " slurm"}
@@ -39,18 +39,13 @@ flags.DEFINE_boolean(
     "run the source as committed now, copied to OUT/src, not as it is when a job starts",
     **_PLACE,
 )
+flags.DEFINE_string(
+    "python",
+    sys.executable,
+    "Python of the runs, with jax, which that of a login node may lack",
+    **_PLACE,
+)
 flags.DEFINE_boolean("dry_run", False, "print the commands and do nothing", **_PLACE)
-
-
-class Job(NamedTuple):
-    """What squeue says of a run."""
-
-    state: str
-    """As SLURM calls it: PENDING, RUNNING, COMPLETING..."""
-    elapsed: str
-    """Time since the start, as ``[D-[H:]]M:S``."""
-    reason: str
-    """Why it waits, in brackets, or on which nodes it is."""
 
 
 class Array(NamedTuple):
@@ -66,61 +61,16 @@ class Submission(NamedTuple):
 
     out: pathlib.Path
     name: str
+    """That the jobs have."""
     parallel: int | None
+    python: str
     source: pathlib.Path | None
     options: Sequence[str]
 
 
-def queued(out: pathlib.Path) -> dict[int, Job]:
-    """The runs of a sweep that wait, run or end just now; without OUT/jobs, {} at once.
-
-    Raises:
-      UsageError: squeue is not there, or fails; OUT/jobs cannot be understood.
-    """
-    offsets = _submitted(out)
-    if not offsets:
-        return {}
-    found = {}
-    # --all: hidden partitions too. A user's settings of squeue might hide jobs or columns.
-    unset = {name: text for name, text in os.environ.items() if not name.startswith("SQUEUE_")}
-    listed = _tool("squeue", "--all", "--noheader", "--array", "-o", "%F|%K|%T|%M|%R", env=unset)
-    for line in listed.splitlines():
-        array, _, rest = line.partition("|")
-        if array in offsets:
-            index, *job = rest.split("|", 3)
-            found[offsets[array] + int(index)] = Job(*job)
-    return dict(sorted(found.items()))
-
-
-def _submitted(out: pathlib.Path) -> dict[str, int]:
-    """The offset of every array in OUT/jobs, by its job id."""
-    path = out / "jobs"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    try:
-        return {array: int(offset) for array, offset in map(str.split, lines)}
-    except ValueError:
-        raise UsageError(
-            f"{path} holds something else than a job id and an offset a line"
-        ) from None
-
-
-def _tool(*command: str, env: dict[str, str] | None = None) -> str:
-    """What a command of SLURM prints. Raises UsageError if it is not there or fails."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, env=env)
-    except FileNotFoundError:
-        raise UsageError(
-            f"{command[0]} is not found; do this on a machine with SLURM, or use launch.local"
-        ) from None
-    if done.returncode:
-        raise UsageError(f"{command[0]} fails with status {done.returncode}: {done.stderr}")
-    sys.stderr.write(done.stderr)  # what sites tell about a job that they accept
-    return done.stdout
-
-
 def max_array_size() -> int:
     """One more than the largest index of an array."""
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _tool("scontrol", "show", "config"), re.M)
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", squeue.tool("scontrol", "show", "config"), re.M)
     return int(found[1]) if found else 1001
 
 
@@ -160,7 +110,7 @@ def arrays(runs: Sequence[int], size: int) -> list[Array]:
 
 def command(submission: Submission, array: Array, after: str | None) -> list[str]:
     """How to submit an array; ``after`` is the id of one that must have ended before it."""
-    out, name, parallel, source, options = submission
+    out, name, parallel, python, source, options = submission
     indices = ranges([run - array.offset for run in array.runs])
     log = str(out / "logs" / "slurm-").replace("%", "%%")
     return [
@@ -174,13 +124,14 @@ def command(submission: Submission, array: Array, after: str | None) -> list[str
         *([f"--dependency=afterany:{after}"] if after and parallel else []),
         *options,
         str(pathlib.Path(__file__).with_name("job.sh")),
-        *(str(out), str(array.offset), sys.executable, *([str(source)] if source else [])),
+        *(str(out), str(array.offset), python, *([str(source)] if source else [])),
     ]
 
 
 @contextlib.contextmanager
 def _alone(out: pathlib.Path) -> Iterator[TextIO]:
-    """OUT/jobs, to write to; only one process at a time has it."""
+    """OUT/jobs, to write to; only one process at a time has it. OUT/logs is there, too."""
+    logs.make_folder(out)
     with open(out / "jobs", "a", encoding="utf-8") as jobs:
         try:
             fcntl.flock(jobs, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -192,31 +143,56 @@ def _alone(out: pathlib.Path) -> Iterator[TextIO]:
         yield jobs
 
 
+@contextlib.contextmanager
+def _taken_back(out: pathlib.Path, jobs: TextIO) -> Iterator[None]:
+    """If what is done in this context is refused before a job is submitted, no run was frozen.
+
+    Else the spec would be bound to runs that there have never been.
+    """
+    runs, before = out / "runs.jsonl", jobs.tell()
+    held = runs.read_text(encoding="utf-8") if runs.exists() else None
+    try:
+        yield
+    except UsageError:
+        if jobs.tell() == before and held is not None:
+            write_text(runs, held)
+        elif jobs.tell() == before:
+            runs.unlink(missing_ok=True)
+            pathlib.Path(jobs.name).unlink()
+            for folder in (out / "logs", out):
+                with contextlib.suppress(OSError):  # it holds something
+                    folder.rmdir()
+        raise
+
+
 def main(values: flags.FlagValues, spec: str, out: str, *, options: Sequence[str]) -> None:
     """Submits what is left of a sweep, or shows how."""
     sbatch.check(options)
+    require_given(values, "python")
     # Also tells whether SLURM is there, before anything is written.
     size = _likely_array_size() if values.dry_run else max_array_size()
     folder = pathlib.Path(out).absolute()  # --chdir may be among the options
-    runs = (sweep.plan if values.dry_run else sweep.freeze)(pathlib.Path(spec), folder)
+    runs = sweep.plan(pathlib.Path(spec), folder)
     source = snapshot.plan(runs[0].script, folder / "src") if values.snapshot else None
-    name, place = pathlib.Path(spec).stem, source.folder if source else None
-    submission = Submission(folder, name, values.parallel, place, options)
+    name = sbatch.value(options, "-J", "--job-name") or pathlib.Path(spec).stem
+    place = source.folder if source else None
+    submission = Submission(folder, name, values.parallel, values.python, place, options)
     if values.dry_run:
         for before, array in enumerate(arrays(_to_submit(folder, runs, sys.stderr), size)):
             print(shlex.join(command(submission, array, "PREVIOUS_ID" if before else None)))
         return
-    with _alone(folder) as jobs:
+    squeue.queued(folder)  # may refuse, and nothing has been written yet
+    with _alone(folder) as jobs, _taken_back(folder, jobs):
         found = arrays(_to_submit(folder, runs, sys.stdout), size)
         if source and found:
             snapshot.write(source)
-        (folder / "logs").mkdir(exist_ok=True)
+        sweep.write(folder, runs)
         _submit(submission, found, jobs)
 
 
 def _to_submit(out: pathlib.Path, runs: list[sweep.Run], stream: TextIO) -> list[int]:
     """The runs that nobody has done or will do; tells on ``stream`` how many, and of the others."""
-    left, waiting = sweep.unfinished(out, runs), queued(out)
+    left, waiting = sweep.unfinished(out, runs), squeue.queued(out)
     others = {
         "in the queue already": [run for run in left if run in waiting],
         "running on this machine": [run for run in left if logs.is_running(out, run)],
@@ -232,11 +208,11 @@ def _submit(submission: Submission, found: list[Array], jobs: TextIO) -> None:
     """Submits arrays and notes each at once: a later one may be refused."""
     ids = []
     for array in found:
-        printed = _tool(*command(submission, array, ids[-1] if ids else None))
+        printed = squeue.tool(*command(submission, array, ids[-1] if ids else None))
         ids.append(printed.strip().partition(";")[0])  # the rest is the name of a cluster
         if not ids[-1].isdecimal():
             raise UsageError(f"sbatch gives no job id but {printed!r}; leave such options out")
-        jobs.write(f"{ids[-1]} {array.offset}\n")
+        jobs.write(f"{ids[-1]} {array.offset} {submission.name}\n")
         jobs.flush()
         print(f"job {ids[-1]}: runs {ranges(array.runs)}", flush=True)
     if ids:

@@ -7,6 +7,10 @@
 NEW has never been started, PENDING waits in a queue, RUNNING runs, DONE has its summary.json.
 STOPPED was started and is none of these: it saved when it was told to stop, or it failed; its log
 in OUT/logs tells. Other states are those of SLURM.
+
+It asks SLURM and Kubernetes if the sweep was submitted there. What launch.tpu does is RUNNING as
+long as launch.tpu runs too, on a machine that sees its locks; after Ctrl-C there it may go on, and
+be STOPPED here.
 """
 
 import collections
@@ -19,10 +23,10 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from bbo.types import UsageError
+from bbo.types import RunError, UsageError
 from bbo.workdir import is_finished, write_text
 from experiments import cli
-from launch import results, slurm, sweep
+from launch import k8s, results, squeue, sweep
 from launch.console import say
 from launch.logs import is_running, log_path
 
@@ -39,7 +43,7 @@ class Status(NamedTuple):
 
     state: str
     queue: str
-    """What SLURM says: the time since its start, and why it waits or where it runs."""
+    """What the queue says: the time since its start, and why it waits or where it runs."""
     progress: str
 
 
@@ -71,21 +75,22 @@ def watch(out: pathlib.Path, runs: list[sweep.Run], seconds: float | None) -> No
 
 def statuses(out: pathlib.Path, total: int) -> list[Status]:
     """How it stands with each run."""
-    try:
-        jobs = slurm.queued(out)
-    except UsageError as error:  # looked at from a machine without SLURM
-        say(f"PENDING cannot be told: {error}")
-        jobs = {}
+    jobs = {}
+    for queued in (squeue.queued, k8s.queued):
+        try:
+            jobs |= queued(out)
+        except (UsageError, RunError) as error:  # looked at from a machine without SLURM
+            say(f"PENDING cannot be told: {error}")
     return [_status(out, index, jobs.get(index)) for index in range(total)]
 
 
-def _status(out: pathlib.Path, index: int, job: slurm.Job | None) -> Status:
+def _status(out: pathlib.Path, index: int, job: squeue.Job | None) -> Status:
     folder = sweep.workdir(out, index)
     queue = ""
     if is_finished(folder):
         state = "DONE"
     elif job:
-        state, queue = job.state, f"{job.elapsed} {job.reason}"
+        state, queue = job.state, f"{job.elapsed} {job.reason}".strip()
     elif is_running(out, index):
         state = "RUNNING"
     else:

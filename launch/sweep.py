@@ -6,7 +6,8 @@
 SPEC is a Python file with SCRIPT, the module of a program that takes --workdir, and runs(), which
 yields the flags of each run as a dict. They are written to OUT/runs.jsonl, one line a run: a line
 number must not change its meaning while jobs wait, so runs may be appended to SPEC later, but not
-changed. Run 7 works in OUT/0007; it is done when summary.json is there.
+changed, except for where data lie: that of the last launch holds. Run 7 works in OUT/0007; it is
+done when summary.json is there.
 """
 
 import importlib
@@ -22,7 +23,7 @@ from typing import Any, NamedTuple, NoReturn
 from absl import flags
 
 from bbo.types import UsageError
-from bbo.workdir import is_finished, write_text
+from bbo.workdir import PLACES, is_finished, write_text
 from experiments import cli
 
 FLAGS = flags.FlagValues()
@@ -46,12 +47,21 @@ def freeze(spec: pathlib.Path, out: pathlib.Path) -> list[Run]:
         runs that the spec no longer begins with.
     """
     runs = plan(spec, out)
+    write(out, runs)
+    return runs
+
+
+def write(out: pathlib.Path, runs: list[Run]) -> None:
+    """Writes runs that were planned to ``out/runs.jsonl``.
+
+    Raises:
+      UsageError: ``out`` cannot be written.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
         write_text(out / "runs.jsonl", "".join(_line(run) + "\n" for run in runs))
     except OSError as error:
         raise UsageError(f"{out} cannot be written: {error.strerror}; name another") from None
-    return runs
 
 
 def plan(spec: pathlib.Path, out: pathlib.Path) -> list[Run]:
@@ -160,8 +170,12 @@ def _line(run: Run) -> str:
 
 
 def _identity(run: Run) -> str:
-    """Equal for runs that do the same: the order of the flags does not count, True is not 1."""
-    return json.dumps(run, sort_keys=True)
+    """Equal for runs that do the same: the order of flags does not count, nor where data lie.
+
+    True is not 1.
+    """
+    kept = {name: value for name, value in run.flags.items() if name not in PLACES}
+    return json.dumps([run.script, kept], sort_keys=True)
 
 
 def describe(run: Run) -> str:

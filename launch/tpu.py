@@ -13,20 +13,22 @@ There is no queue. At a run that fails, or that is preempted (exit status 75), i
 command goes on with what is not done.
 """
 
-import os
 import pathlib
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 import time
+from typing import BinaryIO
 
 from absl import flags
 
 from bbo.types import RunError, UsageError
 from bbo.workdir import is_finished
 from experiments import cli
-from launch import sweep
+from launch import logs, sweep
+from launch.arguments import require_given, shared_folder
 
 FLAGS = flags.FlagValues()
 _PLACE = {"flag_values": FLAGS, "module_name": " tpu"}
@@ -44,26 +46,6 @@ flags.DEFINE_boolean("dry_run", False, "print the commands and do nothing", **_P
 
 PATIENCE = 60
 """Seconds until a file that a worker has written is seen here; NFS and gcsfuse cache absence."""
-
-
-def require_given(values: flags.FlagValues, *names: str) -> None:
-    """Raises UsageError unless all these flags have a value."""
-    if missing := [f"--{name}" for name in names if not values[name].value]:
-        raise UsageError(f"{' and '.join(missing)} must be given; --help tells what it is")
-
-
-def shared_folder(out: str) -> pathlib.Path:
-    """The absolute path of a folder that other machines must see under the same path.
-
-    Raises:
-      UsageError: it is an address such as ``gs://``, not a path.
-    """
-    if "://" in out:
-        raise UsageError(
-            f"OUT is {out}; it must be a folder: mount the bucket at the same path on all "
-            "machines (gcsfuse), or use a Filestore share, and name the path"
-        )
-    return pathlib.Path(os.path.abspath(out))
 
 
 def command(values: flags.FlagValues, remote: str) -> list[str]:
@@ -84,15 +66,27 @@ def remote_command(values: flags.FlagValues, arguments: list[str]) -> str:
     return f"cd {directory} && exec {shlex.join([*arguments, '--distributed'])}"
 
 
+def escaped(text: str) -> str:
+    """A POSIX extended regular expression of a text; ``re.escape`` is for Python's.
+
+    >>> print(escaped("/mnt/sweep 1.0 (a+b)"))
+    /mnt/sweep 1\\.0 \\(a\\+b\\)
+    """
+    return re.sub(r"[][\\.^$*+?{}()|]", r"\\\g<0>", text)
+
+
 def main(values: flags.FlagValues, spec: str, out: str) -> int:
     """Does what is left of a sweep, or shows how."""
     require_given(values, "name", "zone")
     folder = shared_folder(out)
     if not values.dry_run and not shutil.which("gcloud"):
         raise UsageError("gcloud is not found; install it (cloud.google.com/sdk), or use --dry_run")
-    runs = (sweep.plan if values.dry_run else sweep.freeze)(pathlib.Path(spec), folder)
+    runs = sweep.plan(pathlib.Path(spec), folder)
     if values.run is not None and values.run >= len(runs):
         raise UsageError(f"there is no run {values.run}: {spec} has {len(runs)}, counted from 0")
+    if not values.dry_run:
+        logs.make_folder(folder)
+        sweep.write(folder, runs)
     for index in range(len(runs)) if values.run is None else [values.run]:
         workdir = sweep.workdir(folder, index)
         # Asked here and once: workers that disagreed would wait for each other for ever.
@@ -103,10 +97,23 @@ def main(values: flags.FlagValues, spec: str, out: str) -> int:
         if values.dry_run:
             print(shlex.join(line))
             continue
-        print(f"run {index}: {sweep.describe(runs[index])}", flush=True)
-        if status := _execute(values, line, workdir):
-            return status
+        with _locked(folder, index):
+            print(f"run {index}: {sweep.describe(runs[index])}", flush=True)
+            if status := _execute(values, line, workdir):
+                return status
     return 0
+
+
+def _locked(out: pathlib.Path, index: int) -> BinaryIO:
+    """The log of a run, locked as by launch.local, so that others see that it is running.
+
+    Raises:
+      UsageError: it is already.
+    """
+    log = logs.open_locked(out, index)
+    if log is None:
+        raise UsageError(f"run {index} of {out} is running already; wait for it, or use --run")
+    return log
 
 
 def _execute(values: flags.FlagValues, line: list[str], workdir: pathlib.Path) -> int:
@@ -116,7 +123,8 @@ def _execute(values: flags.FlagValues, line: list[str], workdir: pathlib.Path) -
       RunError: it failed.
     """
     # The brackets keep pkill from ending the shell that it is called by.
-    end = command(values, shlex.join(["pkill", "-f", f"[-]-workdir={workdir}( |$)"]))
+    pattern = f"[-]-workdir={escaped(str(workdir))}( |$)"
+    end = command(values, shlex.join(["pkill", "-f", pattern]))
     leftovers = f"To end what may still work on it there: {shlex.join(end)}"
     try:
         status = subprocess.run(line).returncode

@@ -9,6 +9,11 @@ import pathlib
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 os.environ.setdefault("NPROC", "16")
 
+# The tests may be run by a job of SLURM, or in a pod. What they start must not take itself for one.
+for name in list(os.environ):
+    if name.startswith(("SLURM_", "SBATCH_", "SQUEUE_")) or name == "KUBERNETES_SERVICE_HOST":
+        del os.environ[name]
+
 CHECKOUT = pathlib.Path(__file__).parents[1]
 
 import jax  # noqa: E402

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shlex
 import signal
 import subprocess
 import sys
@@ -32,6 +33,15 @@ def prepare(tmp_path, monkeypatch) -> Iterator[pathlib.Path]:
         index = int(folder.name)
         if logs.is_running(out, index):
             os.killpg(lines(out, index, "starts")[-1]["pid"], signal.SIGKILL)
+
+
+def write_program(path, text):
+    """A program in Python; the path of the interpreter may be too long or odd for a #! line."""
+    source = path.with_name(f"{path.name}.py")
+    source.write_text(text)
+    command = shlex.join(["exec", sys.executable, str(source)])
+    path.write_text(f'#!/bin/sh\n{command} "$@"\n')
+    path.chmod(0o755)
 
 
 def write_spec(out, *runs):

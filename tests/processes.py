@@ -1,5 +1,6 @@
 """Runs of several processes on one machine, as SLURM would start them."""
 
+import concurrent.futures
 import os
 import socket
 import subprocess
@@ -36,7 +37,10 @@ def start(arguments, *, count, devices, **options):
 def finish(processes, timeout=240):
     """Waits for all; their exit statuses and outputs."""
     try:
-        outputs = [process.communicate(timeout=timeout)[0] for process in processes]
+        # All at once: one whose output nobody reads may wait with it, and the others for that one.
+        with concurrent.futures.ThreadPoolExecutor(len(processes)) as pool:
+            read = lambda process: process.communicate(timeout=timeout)[0]  # noqa: E731
+            outputs = list(pool.map(read, processes))
     finally:
         for process in processes:
             process.kill()

@@ -7,9 +7,9 @@ preempt those in main.
 
 import contextlib
 import datetime
-import getpass
 import os
 import pathlib
+import pwd
 import random
 import re
 import shutil
@@ -26,6 +26,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 NEEDED = ("slurmctld", "slurmd", "munged", "sbatch", "srun")
+USER = pwd.getpwuid(os.geteuid()).pw_name  # whatever LOGNAME says
 MAX_ARRAY_SIZE = 9
 """Small, so that splitting an array is tested with few runs."""
 
@@ -53,6 +54,7 @@ SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd.%n.log
 ReturnToService=2
 KillWait=5
+MinJobAge=3600
 MaxArraySize={max_array_size}
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
@@ -86,7 +88,7 @@ class Cluster(NamedTuple):
         return done.stdout
 
     def job(self, name: str) -> dict[str, str]:
-        """What the controller knows of a job such as ``12_3``, also for minutes after its end."""
+        """What the controller knows of a job such as ``12_3``, also for an hour after its end."""
         # A value may hold blanks and equals signs, those that are of interest do not.
         words = self.call("scontrol", "show", "job", "--oneliner", name).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
@@ -123,7 +125,7 @@ class Cluster(NamedTuple):
 
     def clear(self) -> None:
         """Cancels all jobs and waits for their end."""
-        self.call("scancel", "--user", getpass.getuser())
+        self.call("scancel", "--user", USER)
         wait_for(lambda: not self.call("squeue", "--noheader"), 60)
 
 
@@ -214,7 +216,7 @@ def _start(cluster: Cluster) -> None:
     folder = cluster.folder
     words = {
         "host": socket.gethostname().partition(".")[0],
-        "user": getpass.getuser(),
+        "user": USER,
         "folder": folder,
         "size": "CPUs=4 RealMemory=4000 Gres=gpu:2",
         "max_array_size": MAX_ARRAY_SIZE,

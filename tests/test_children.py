@@ -2,9 +2,21 @@
 
 import os
 import signal
+import threading
 
 import pytest
-from launching import ctrl_c, end, holds, launch, launcher, lines, prepare, wait_for, write_spec
+from launching import (
+    PATIENCE,
+    ctrl_c,
+    end,
+    holds,
+    launch,
+    launcher,
+    lines,
+    prepare,
+    wait_for,
+    write_spec,
+)
 
 from launch import children, local, logs, sweep
 
@@ -60,6 +72,27 @@ def test_a_second_ctrl_c_kills_all_that_the_runs_have_started(out):
     code, told = end(process)
     assert code == 130 and "1 stopped" in told
     wait_for(lambda: not logs.is_running(out, 0))  # its own child would hold the lock, too
+
+
+def test_two_ctrl_c_before_the_launcher_looks_are_two(out, monkeypatch):
+    write_spec(out, {"hold": 1, "deaf": True})
+
+    def hit_twice(*_):
+        if holds(out, 0):
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(local, "show_progress", hit_twice)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    late = threading.Timer(PATIENCE, lambda: (out / "go").touch())  # lest this waits for ever
+    late.start()
+    try:
+        assert launch(out) == 130
+    finally:
+        late.cancel()
+        signal.signal(signal.SIGINT, before)
+    wait_for(lambda: not logs.is_running(out, 0))
+    assert lines(out, 0, "steps") == [0] and not (out / "go").exists()
 
 
 def test_runs_outlive_a_killed_launcher_and_are_left_alone(out, capfd):

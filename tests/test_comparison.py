@@ -125,6 +125,13 @@ def test_differences_are_within_a_problem_and_one_method_has_none():
     assert comparison.paired_differences(pd.concat([runs, other])).empty
 
 
+def test_no_differences_of_methods_with_a_single_seed_in_common():
+    runs = points({("none", 0): {0.0: 1.0}, ("dropout", 0): {0.0: 0.5}, ("dropout", 1): {0.0: 0.5}})
+    assert comparison.paired_differences(runs).empty
+    failed = points({(m, s): {0.0: 1.0 if s else np.nan} for m in ("none", "x") for s in (0, 1)})
+    assert comparison.paired_differences(failed)["n"].tolist() == [1]  # that a point failed is told
+
+
 def test_a_seed_that_is_there_twice_is_refused():
     runs = points({("none", 0): {0.0: 1.0}, ("dropout", 0): {0.0: 0.5}})
     with pytest.raises(pd.errors.MergeError):
@@ -157,11 +164,48 @@ def test_largest_sparsity_by_hand():
     assert np.isnan(comparison.largest_sparsity(sparsity, accuracy, np.nan))
 
 
-def test_class_loss_by_hand():
-    assert comparison.class_loss("1;0.9;0.5", "0.9;0.5;0.75") == pytest.approx(0.4)
-    assert comparison.class_loss("0.5;0.5", "0.75;1") == -0.25
-    assert comparison.class_loss("1;;0.5", "0.9;0.1;") == pytest.approx(0.1)
-    assert np.isnan(comparison.class_loss(";", "1;1"))
+def by_class(*texts):
+    """Points of runs, from what each has by class unpruned and with half removed."""
+    runs = points({("none", seed): {0.0: 0.5, 0.5: 0.5} for seed in range(len(texts))})
+    runs["test_class_top1"] = [text for both in texts for text in both]
+    return runs
+
+
+def test_losses_of_classes_by_hand():
+    runs = by_class(("1;0.75;0.5", "0.75;0.25;0.75"), ("1;;0.5", "0.5;0.25;"))
+    found = comparison.class_losses(runs)
+    assert found["class"].tolist() == [0, 1, 2]
+    half = 0.125 * T_OF_2
+    line = only(found, **{"class": 0})
+    assert statistics(line) == pytest.approx(
+        [0.375, 0.25 / np.sqrt(2), 2, 0.375 - half, 0.375 + half], abs=1e-6
+    )
+    # What is not known of one seed does not count.
+    assert [only(found, **{"class": i})["mean"] for i in (1, 2)] == [0.5, -0.25]
+    assert found["n"].tolist() == [2, 1, 1]
+
+
+def test_losses_of_classes_need_both_points():
+    runs = by_class(("1;1", "0.5;0.75"), ("1;1", None))
+    assert comparison.class_losses(runs)["n"].tolist() == [1, 1]
+    for without in (by_class(("1;1", None)), points({("none", 0): {0.0: 1.0}})):
+        found = comparison.class_losses(without)
+        assert found.empty and "mean" in found
+
+
+@pytest.mark.parametrize(
+    ("unpruned", "pruned", "expected"),
+    [
+        ("1;0.9;0.5", "0.9;0.5;0.75", 0.4),
+        ("0.5;0.5", "0.75;1", -0.25),
+        ("1;;0.5", "0.9;0.1;", 0.1),
+        (";", "1;1", np.nan),
+    ],
+)
+def test_largest_loss_of_a_class_by_hand(unpruned, pruned, expected):
+    found = comparison.summary(by_class((unpruned, pruned)))
+    mean = only(found, number="class_loss_at_50")["mean"]
+    assert mean == pytest.approx(expected, nan_ok=True)
 
 
 def test_summary_by_hand():
@@ -211,6 +255,10 @@ def test_the_baseline_is_as_pruned_and_may_be_missing():
     assert line["mean"] == 0.0  # 85 % against 90 %
     alone = comparison.summary(both.assign(baseline=""))
     assert np.isnan(only(alone, method="dropout", recovery="none", number="within_5")["mean"])
+    # Where nothing is removed, filters are as good as weights.
+    weights = points(curves).query("method == 'dropout'").assign(granularity="weight")
+    found = comparison.summary(pd.concat([points(curves), weights]))
+    assert only(found, granularity="weight", number="within_5")["mean"] == 0.5
     old = comparison.summary(points(curves))  # without calibration and classes
     assert np.isnan(only(old, method="none", number="ece_at_0")["mean"])
     assert np.isnan(only(old, method="none", number="class_loss_at_50")["mean"])

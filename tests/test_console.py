@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pty
+import select
 
 import pytest
 from launching import PATIENCE, holds, launcher, lines, prepare, wait_for, write_spec
@@ -23,11 +24,12 @@ def test_on_a_terminal_the_runs_in_progress_are_redrawn_in_place(out):
     seen = ""
 
     def read():
+        assert select.select([ours], [], [], PATIENCE)[0], f"nothing comes after {seen[-200:]!r}"
         with contextlib.suppress(OSError):  # Linux, at the end
             return os.read(ours, 4096).decode()
 
     while "step 2/3" not in seen:
-        seen += read()
+        seen += read() or pytest.fail(f"it has ended: {seen!r}")
     (out / "go").touch()
     while more := read():
         seen += more

@@ -1,6 +1,5 @@
 """Evaluation: sums by hand, uneven batches, costs by hand, and a curve of few programs."""
 
-import json
 import math
 
 import jax
@@ -10,7 +9,6 @@ import pytest
 
 from bbo import evaluate, pruning
 from bbo.config import PruningConfig
-from bbo.types import Preempted, UsageError
 
 LABELS = jnp.array([1, 0, 2, 3], jnp.int32)
 LOGITS = jnp.array(
@@ -229,68 +227,6 @@ def test_curve_measures_the_pruned_network(curve):
         if (row["granularity"], row["sparsity"], row["recovery"]) == ("filter", 0.5, "none")
     )
     np.testing.assert_allclose(row["test_top1"], sum(map(remaining, kernels)), rtol=1e-6)
-
-
-def broken_curve(fail, recovery=("none",)):
-    """Rows of a curve over three points, of which ``fail(call)`` is asked before each measure."""
-    variables, calls = make_variables(), []
-
-    def measure(variables):
-        del variables
-        calls.append(len(calls))
-        return {"test_loss": 0.5, "test_class_top1/0": 1.0, "test_class_top1/1": np.nan} | (
-            fail(calls[-1]) or {}
-        )
-
-    tools = evaluate.CurveTools(
-        scores=lambda unit: pruning.scores(variables["params"], criterion="l2", granularity=unit),
-        recoveries={"none": lambda v: v, "batch_norm": lambda v: 1 / 0},
-        evaluate=measure,
-        macs={"conv0/kernel": 100, "conv1/kernel": 300},
-    )
-    config = PruningConfig(sparsities=(0.0, 0.25, 0.5), granularity=("filter",), recovery=recovery)
-    return list(evaluate.pruning_curve(variables, config, tools))
-
-
-def test_a_point_that_fails_is_recorded_and_the_rest_goes_on():
-    def fail(call):
-        if call == 0:
-            raise RuntimeError("RESOURCE_EXHAUSTED: out of memory\nand much more")
-        return {"test_loss": np.inf, "test_top1": np.nan} if call == 2 else None
-
-    rows = broken_curve(fail)
-    assert [row["error"] for row in rows] == [
-        "RuntimeError: RESOURCE_EXHAUSTED: out of memory",
-        "",
-        "test_loss is inf, test_top1 is nan",
-    ]
-    assert [row["sparsity"] for row in rows] == [0.0, 0.25, 0.5]
-    assert ["test_loss" in row for row in rows] == [False, True, False]
-    # A class of which there is no example is no failure.
-    assert (rows[1]["test_loss"], rows[1]["test_class_top1"]) == (0.5, "1;")
-    assert all("units_kept" in row for row in rows)
-    json.dumps(rows, allow_nan=False)
-
-
-def test_a_recovery_that_fails_leaves_the_other_one():
-    rows = broken_curve(lambda call: None, recovery=("none", "batch_norm"))
-    assert [row["error"] for row in rows] == ["", "ZeroDivisionError: division by zero"] * 3
-
-
-@pytest.mark.parametrize("error", [Preempted(7), KeyboardInterrupt(), UsageError("typo")])
-def test_what_ends_a_run_is_no_failure_of_a_point(error):
-    def fail(call):
-        if call == 1:
-            raise error
-
-    with pytest.raises(type(error)):
-        broken_curve(fail)
-
-
-def test_of_many_processes_none_goes_on_alone(monkeypatch):
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(ZeroDivisionError):
-        broken_curve(lambda call: None, recovery=("batch_norm",))
 
 
 def test_costs_may_exceed_32_bits():

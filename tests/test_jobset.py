@@ -168,7 +168,11 @@ def test_sweeps_have_names_of_their_own():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"accelerator": ""}, "left out, or used with --accelerator"),
+        ({"accelerator": ""}, "topology is '4x4'; it must be left out, or used with --accelerator"),
+        (
+            {"accelerator": "", "topology": ""},
+            "chips is 4; it must be left out, or used with --accelerator",
+        ),
         ({"topology": ""}, "the shape of the slice, for instance 4x4"),
         ({"topology": "4"}, "the shape of the slice"),
         ({"topology": "4x4x"}, "the shape of the slice"),

@@ -2,46 +2,16 @@
 
 import json
 import os
-import sys
 
+import fake_kubectl
 import pytest
 import yaml
+from fake_kubectl import calls, finish
+from launching import write_program
 
+from bbo.types import RunError, UsageError
 from experiments import cli
 from launch import jobset, k8s
-
-SPEC = """
-SCRIPT = "json"
-def runs():
-    yield {"noise": "none", "seed": 1}
-    yield {"noise_on": "kernel$", "augment": False}
-    yield {"seed": 2}
-"""
-
-# Keeps its JobSets in a file, as name: conditions, and notes how it is called.
-KUBECTL = """
-import json, os, pathlib, sys, yaml
-state = pathlib.Path(os.environ["KUBECTL_STATE"])
-held = json.loads(state.read_text()) if state.exists() else {}
-given = [] if sys.argv[1] != "create" else list(yaml.safe_load_all(sys.stdin))
-with open(os.environ["KUBECTL_LOG"], "a") as log:
-    log.write(json.dumps([sys.argv[1:], given]) + "\\n")
-if sys.argv[1] == "get":
-    items = [
-        {"metadata": {"name": name}, "status": {"conditions": conditions}}
-        for name, conditions in held.items()
-    ]
-    print(json.dumps({"items": [*items, {"metadata": {"name": "new"}}]}))
-elif sys.argv[1] == "delete":
-    for name in [item for item in sys.argv[3:] if not item.startswith("--")]:
-        del held[name]
-else:
-    for item in given:
-        if item["metadata"]["name"] in held:
-            sys.exit("Error from server (AlreadyExists)")
-        held[item["metadata"]["name"]] = []
-state.write_text(json.dumps(held))
-"""
 
 SMALL = """\
 apiVersion: "jobset.x-k8s.io/v1alpha2"
@@ -113,13 +83,7 @@ spec:
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A folder with a spec, and kubectl on the path."""
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/kubectl").write_text(f"#!{sys.executable}{KUBECTL}")
-    (tmp_path / "bin/kubectl").chmod(0o755)
-    (tmp_path / "spec.py").write_text(SPEC)
-    monkeypatch.setenv("KUBECTL_LOG", str(tmp_path / "kubectl"))
-    monkeypatch.setenv("KUBECTL_STATE", str(tmp_path / "state"))
-    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+    fake_kubectl.install(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -128,19 +92,6 @@ def launch(*further, out="out"):
     flags = ("--image=lab/bbo:1", "--queue=lab", f"--volume=nfs:{os.getcwd()}")
     argv = ["k8s", "spec.py", out, *flags, *further]
     return cli.run_program(k8s.main, k8s.FLAGS, argv, positional=("SPEC", "OUT"))
-
-
-def finish(place, index):
-    (place / f"out/{index:04d}").mkdir(parents=True, exist_ok=True)
-    (place / f"out/{index:04d}/summary.json").write_text("{}")
-
-
-def calls(place):
-    """How kubectl was called: its arguments, and names of the JobSets that it was given."""
-    return [
-        [arguments, [item["metadata"]["name"] for item in given]]
-        for arguments, given in map(json.loads, (place / "kubectl").read_text().splitlines())
-    ]
 
 
 def name_of(place):
@@ -155,7 +106,32 @@ def test_a_dry_run_prints_the_manifests_and_does_nothing(place, capsys, monkeypa
     assert launch("--dry_run") == 0
     out, err = capsys.readouterr()
     assert out == SMALL.format(sweep=name_of(place), out=place / "out", mount=place)
-    assert err == "" and sorted(place.rglob("*")) == before
+    assert err == (
+        "what is in the cluster already cannot be told: kubectl is not found; install it, or give "
+        "what --dry_run prints to one elsewhere\n"
+        "3 runs: 2 done, 0 in the cluster already, 1 to submit\n"
+    )
+    assert sorted(place.rglob("*")) == before
+
+
+def test_a_dry_run_leaves_out_what_is_in_the_cluster(place, capsys):
+    sweep = name_of(place)
+    ended = [{"type": "Failed", "status": "True"}]
+    (place / "state").write_text(json.dumps({f"{sweep}-0000": [], f"{sweep}-0001": ended}))
+    finish(place, 2)
+    assert launch("--dry_run") == 0
+    out, err = capsys.readouterr()
+    assert out == SMALL.format(sweep=sweep, out=place / "out", mount=place)
+    assert err == (
+        "3 runs: 1 done, 1 in the cluster already, 1 to submit\n"
+        f"ended, and deleted first: {sweep}-0001\n"
+    )
+    finish(place, 1)
+    assert launch("--dry_run") == 0
+    said = "3 runs: 2 done, 1 in the cluster already, 0 to submit\n"
+    assert capsys.readouterr() == ("", said)
+    assert {arguments[0] for arguments, _ in calls(place)} == {"get"}
+    assert not (place / "out/runs.jsonl").exists() and not (place / "out/jobsets.json").exists()
 
 
 ALL = (
@@ -195,7 +171,7 @@ def test_what_is_submitted_is_what_a_dry_run_prints(place, capsys):
     assert launch("--dry_run", *ALL) == 0
     printed = list(yaml.safe_load_all(capsys.readouterr().out))
     assert launch(*ALL) == 0
-    [_, (_, given)] = map(json.loads, (place / "kubectl").read_text().splitlines())
+    [*_, (_, given)] = map(json.loads, (place / "kubectl").read_text().splitlines())
     assert given == printed
 
 
@@ -215,6 +191,8 @@ def test_each_run_is_submitted_once(place, capsys):
         f"Cancel: kubectl delete {tail}",
     ]
     assert (place / "out/runs.jsonl").exists()
+    submitted = json.loads((place / "out/jobsets.json").read_text())
+    assert submitted == {"sweep": sweep, "namespace": "team"}
 
     assert launch() == 0
     assert calls(place)[2:] == [[get, []]]
@@ -242,8 +220,36 @@ def test_a_run_that_ended_without_being_done_is_submitted_anew(place, capsys, en
     assert "3 runs: 1 done, 1 in the cluster already, 1 submitted" in capsys.readouterr().out
 
 
+def test_what_waits_or_runs_in_the_cluster_can_be_asked_for(place, monkeypatch):
+    out = place / "out"
+    monkeypatch.setenv("KUBECTL_LOG", "")  # to call it would be an error
+    assert k8s.queued(out) == {}
+    monkeypatch.setenv("KUBECTL_LOG", str(place / "kubectl"))
+    assert launch("--namespace=team") == 0
+    sweep = name_of(place)
+    held = {f"{sweep}-0000": [{"type": "Suspended", "status": "True"}], f"{sweep}-0001": []}
+    held[f"{sweep}-0002"] = [{"type": "Failed", "status": "True"}]
+    (place / "state").write_text(json.dumps(held))
+    assert k8s.queued(out) == {
+        0: ("PENDING", "", "on Kubernetes"),
+        1: ("RUNNING", "", "on Kubernetes"),
+        9999: ("RUNNING", "", "on Kubernetes"),
+    }
+    assert calls(place)[-1][0][-1] == "--namespace=team"
+    (out / "jobsets.json").write_text("{}")
+    with pytest.raises(UsageError, match="jobsets.json cannot be read; the same launch.k8s"):
+        k8s.queued(out)
+    assert launch("--namespace=team") == 0
+    write_program(place / "bin/kubectl", "import sys; sys.exit('no route to host')")
+    with pytest.raises(RunError, match="kubectl get: no route to host"):
+        k8s.queued(out)
+    monkeypatch.setenv("PATH", str(out))
+    with pytest.raises(UsageError, match="kubectl is not found"):
+        k8s.queued(out)
+
+
 def test_what_kubectl_refuses_is_told(place, capsys, monkeypatch):
-    monkeypatch.setattr(k8s, "ended", lambda *_: {})
+    monkeypatch.setattr(k8s, "states", lambda *_: {})
     assert launch() == 0
     assert launch() == 1
     assert capsys.readouterr().err == "failed: kubectl create: Error from server (AlreadyExists)\n"
@@ -267,6 +273,7 @@ def test_without_kubectl_nothing_is_written(place, capsys, monkeypatch):
         ([], "gs://bucket/out", "mount the bucket at the same path on all machines"),
         (["--hosts=0"], "out", "--hosts=0"),
         ([*TPU, "--hosts=2"], "out", "4x4 has 16 chips, but 2 hosts of 4 have 8"),
+        (["--chips=4"], "out", "chips is 4; it must be left out, or used with --accelerator"),
         (["--node_selector=pool"], "out", "KEY=VALUE"),
         (["--annotations==x"], "out", "KEY=VALUE"),
     ],

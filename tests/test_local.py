@@ -8,7 +8,7 @@ from launching import launch, lines, prepare, write_spec
 
 from bbo.types import UsageError
 from experiments import cli
-from launch import local, logs, slurm, sweep
+from launch import local, logs, squeue, sweep
 
 
 @pytest.fixture
@@ -91,9 +91,9 @@ def queue(monkeypatch, *answers):
         answer = left.pop(0) if len(left) > 1 else left[0]
         if isinstance(answer, Exception):
             raise answer
-        return {index: slurm.Job("PENDING", "0:00", "(Priority)") for index in answer}
+        return {index: squeue.Job("PENDING", "0:00", "(Priority)") for index in answer}
 
-    monkeypatch.setattr(slurm, "queued", queued)
+    monkeypatch.setattr(squeue, "queued", queued)
 
 
 def test_what_waits_in_the_queue_is_left_out(out, monkeypatch, capfd):
@@ -112,6 +112,7 @@ def test_without_an_answer_about_the_queue_nothing_is_started(out, monkeypatch, 
     assert launch(out) == 2
     told = capfd.readouterr().err
     assert f"{out}/jobs says that runs were given to SLURM, but squeue is not found; " in told
+    assert not out.exists()
     queue(monkeypatch, [], UsageError("squeue fails"))
     assert launch(out) == 1
     assert "run 0 is left out: it may be in the SLURM queue: squeue fails" in capfd.readouterr().err
@@ -171,7 +172,11 @@ def test_a_place_that_cannot_be_written(out, capfd):
     out.mkdir()
     (out / "logs").write_text("a file")
     assert launch(out) == 2
-    assert capfd.readouterr().err == f"error: {out}/logs cannot be made: File exists\n"
+    assert (
+        capfd.readouterr().err
+        == f"error: {out}/logs cannot be made: File exists; name another folder\n"
+    )
+    assert [path.name for path in out.iterdir()] == ["logs"]
 
 
 def files(folder):

@@ -12,6 +12,7 @@ from bbo import curves, evaluate, fitting, pruning, runs
 from bbo import workdir as workdirs
 from bbo.config import ExperimentConfig, override
 from bbo.pipeline import run_experiment
+from bbo.types import UsageError
 
 pytestmark = pytest.mark.slow
 SMALL = override(
@@ -24,7 +25,8 @@ SMALL = override(
     granularity=("filter",),
 )
 FILES = set(
-    "config.json metrics.jsonl tensorboard checkpoints curve.csv curve.png summary.json".split()
+    ".lock config.json metrics.jsonl tensorboard checkpoints curve.csv curve.png "
+    "summary.json".split()
 )
 COLUMNS = (
     "method state criterion granularity scope meaning recovery sparsity achieved_sparsity "
@@ -185,3 +187,29 @@ def test_a_run_interrupted_while_pruning_is_not_trained_again(finished, tmp_path
     run_experiment(SMALL, tmp_path)
     assert records(tmp_path) == records(folder)
     assert (tmp_path / "curve.csv").read_bytes() == (folder / "curve.csv").read_bytes()
+
+
+def test_a_run_interrupted_before_its_last_file_has_its_curve(finished, tmp_path, monkeypatch):
+    write = workdirs.write_json
+
+    def interrupted(path, record):
+        if path.name == "summary.json":
+            raise Interruption
+        write(path, record)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workdirs, "write_json", interrupted)
+        with pytest.raises(Interruption):
+            run_experiment(SMALL, tmp_path)
+    assert len(workdirs.read_lines(tmp_path / "curve.jsonl")) == 4
+    monkeypatch.setattr(evaluate, "batch_sums", None)  # nothing is measured again
+    run_experiment(SMALL, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == FILES
+    assert (tmp_path / "curve.csv").read_bytes() == (finished.folder / "curve.csv").read_bytes()
+
+
+def test_a_refused_process_leaves_the_record_of_another_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(workdirs, "LOCK_SECONDS", 1)
+    with workdirs.held(tmp_path), pytest.raises(UsageError, match="another process works in"):
+        run_experiment(SMALL, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]

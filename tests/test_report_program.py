@@ -1,54 +1,21 @@
 """The report of many runs: finding, grouping, naming, the files, and errors in one line."""
 
-import json
 import pathlib
 
 import numpy as np
 import pandas as pd
 import pytest
+from finished_runs import make_run, statistics
+from PIL import Image
 
-from bbo import config as configs
-from bbo import figures, report, study, tables
-from bbo.config import ExperimentConfig, override
+from bbo import comparison, figures, report, study, tables
 from experiments import cli
 from experiments import report as program
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = sorted(path.parent for path in (ROOT / "experiments/results").glob("*/runs"))
-TABLES = ("curves.csv", "differences.csv", "gains.csv", "summary.csv", "summary.md")
-BASE = override(ExperimentConfig(), sparsities=(0.0, 0.5, 0.6), recovery=("none",))
-
-
-def make_run(folder, accuracies=(0.9, 0.8, 0.5), failed=None, **settings):
-    """A finished run, as it is left behind; the point ``failed`` has an error instead."""
-    config = override(BASE, **settings)
-    rows = []
-    for sparsity, accuracy in zip(config.pruning.sparsities, accuracies, strict=True):
-        numbers = {
-            "test_top1": accuracy,
-            "validation_top1": accuracy,
-            "test_loss": 1 - accuracy,
-            "test_ece": 0.1,
-        }
-        numbers |= {"test_class_top1": f"{accuracy};1", "error": ""}
-        for granularity in config.pruning.granularity:
-            rows.append(
-                {
-                    "method": config.noise.noise,
-                    "granularity": granularity,
-                    "recovery": "none",
-                    "sparsity": sparsity,
-                    "achieved_sparsity": sparsity,
-                    "macs_kept": 1 - sparsity,
-                    "params_kept": 1 - sparsity,
-                }
-                | ({"error": "ValueError: no"} if sparsity == failed else numbers)
-            )
-    folder.mkdir(parents=True)
-    record = {"config": configs.to_json(config), "environments": [{"device": "cpu"}]}
-    (folder / "config.json").write_text(json.dumps(record))
-    report.write_curve(folder / "curve.csv", rows)
-    (folder / "summary.json").write_text("{}")
+TABLES = tuple(f"{name}.csv" for name in ("curves", "differences", "gains", "classes", "summary"))
+FILES = (*TABLES, "summary.md")
 
 
 def run_program(*arguments):
@@ -61,6 +28,7 @@ def test_unfinished_damaged_and_repeated_runs_are_listed(tmp_path, capsys):
     make_run(tmp_path / "sweep" / "0000")
     make_run(tmp_path / "sweep" / "0001", seed=1)
     make_run(tmp_path / "sweep" / "again", seed=1)
+    make_run(tmp_path / "sweep" / "further", seed=1, sparsities=(0.0, 0.5, 0.9), checkpoint_every=3)
     (tmp_path / "sweep" / "runs.jsonl").write_text('{"a": 1}\n' * 4)
     make_run(tmp_path / "deeper" / "still" / "unfinished", seed=2)
     (tmp_path / "deeper" / "still" / "unfinished" / "summary.json").unlink()
@@ -79,10 +47,15 @@ def test_unfinished_damaged_and_repeated_runs_are_listed(tmp_path, capsys):
     root = tmp_path.name
     assert [run.name for run in found.runs] == [f"{root}/sweep/0000", f"{root}/sweep/0001"]
     reasons = {name.removeprefix(f"{root}/"): reason for name, reason in found.left_out.items()}
-    assert reasons.pop("sweep/again") == f"the same settings and seed as {root}/sweep/0001"
+    same = f"the same settings and seed as {root}/sweep/0001"
+    assert reasons.pop("sweep/again") == same
+    rest = "granularity=filter,weight recovery=none"
+    measured = f"sparsities=0,0.5,0.9 {rest} here, at sparsities=0,0.5,0.6 {rest} there"
+    assert reasons.pop("sweep/further") == f"{same}; measured at {measured}"
     assert reasons.pop("deeper/still/unfinished") == "unfinished: no summary.json"
     assert reasons.pop("sweep/0002") == reasons.pop("sweep/0003") == "not started"
-    assert "no column granularity, test_top1" in reasons["bad/columns"]
+    needed = "achieved_sparsity, granularity, macs_kept, params_kept, test_top1"
+    assert f"no column {needed}" in reasons["bad/columns"]
     assert "sed" in reasons["bad/setting"]
     assert len(reasons) == 6 and all(why.startswith("damaged: ") for why in reasons.values())
     assert run_program(tmp_path, f"--out={tmp_path / 'out'}") == 0
@@ -102,8 +75,8 @@ def test_report_of_small_runs(tmp_path, capsys):
     out = tmp_path / "new" / "out"
     assert run_program(tmp_path / "a", tmp_path / "b", "--out", out) == 0
     shown = capsys.readouterr().out
-    names = [*TABLES]
-    names += [f"digits_small_cnn_{axis}.png" for axis in figures.AXES]
+    names = [*FILES]
+    names += [f"digits_small_cnn_{axis}.png" for axis in ("removed", "macs", "params")]
     assert sorted(path.name for path in out.iterdir()) == sorted(names)
     assert all(str(out / name) in shown.splitlines() for name in names)
     text = (out / "summary.md").read_text()
@@ -117,6 +90,9 @@ def test_report_of_small_runs(tmp_path, capsys):
     cells = "-10.0 [-10.0, -10.0] (2) | +25.0 [-38.5, +88.5] (2) | +60.0 (1)"
     assert f"| batch_bridgeout − none | as pruned | {cells} |" in lines
     assert "gained by recovery" not in text  # there is none
+    assert any(line.startswith("The baseline is ") and line.endswith(": none.") for line in lines)
+    losses = "class 0: +5.0 [-58.5, +68.5] (2) | class 1: +0.0 [+0.0, +0.0] (2)"
+    assert f"| batch_bridgeout | as pruned | {losses} |" in lines
     assert "* batch_bridgeout, seed 1, filters, 60 %, as pruned: ValueError: no" in lines
     row = next(line for line in lines if line.startswith("| none | as pruned | "))
     assert row.startswith(
@@ -136,53 +112,16 @@ def test_report_of_small_runs(tmp_path, capsys):
 @pytest.mark.parametrize("folder", RESULTS, ids=lambda folder: folder.name)
 def test_recorded_tables_are_those_of_their_records(folder, tmp_path):
     assert run_program(folder / "runs", f"--out={tmp_path}") == 0
-    for name in TABLES:
+    for name in FILES:
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes(), name
     assert {path.name for path in tmp_path.iterdir()} | {"runs"} == {
         path.name for path in folder.iterdir()
     }
-
-
-def drawn(curves, **options):
-    """The figure of curves from ``make_run``, as ``experiments.report`` makes its table."""
-    return figures.comparison_figure(curves, figures.AXES["removed"], title="a title", **options)
-
-
-def statistics(tmp_path, *settings):
-    from bbo import comparison
-
-    for i, one in enumerate(settings):
-        make_run(tmp_path / str(i), **one)
-    found = study.grouped(study.find_runs([tmp_path]).runs)
-    return found, comparison.curve_statistics(study.points_of(found))
-
-
-def test_the_paper_is_laid_over_filters_of_full_width_only(tmp_path):
-    cifar = {"dataset": "cifar10", "model": "vgg16"}
-    found, curves = statistics(
-        tmp_path, cifar | {"noise": "none"}, cifar | {"noise": "dropout"}, cifar | {"width": 0.125}
-    )
-    narrow, none, dropout = found
-    published, note = program.published_curves(none)
-    assert published is not None and "Khan & Stavness 2020" in note
-    assert sorted(published["method"].unique()) == ["batch_bridgeout", "dropout", "none"]
-    assert published["accuracy_mean"].max() < 100
-    assert program.published_curves(narrow) == (None, "width 0.125, the paper: 1")
-    digits = study.Group("none", study.settings_of(BASE), [])
-    assert program.published_curves(digits) == (None, "")
-    own = curves[curves["width"] == 1]
-    noise_of = {group.method: group.settings["noise"] for group in (none, dropout)}
-    figure = drawn(own, published=published, noise_of=noise_of)
-    panels = figure.get_axes()
-    dashed = [[line for line in panel.lines if line.get_linestyle() == "--"] for panel in panels]
-    assert [len(lines) for lines in dashed] == [3, 0]  # filters, weights
-    colours = {line.get_label(): line.get_color() for line in panels[0].lines}
-    assert colours["none, the paper"] == colours["none"] != colours["dropout"]
-    assert colours["dropout, the paper"] == colours["dropout"]
-    assert len(figure.legends) == 1
-    assert run_program(tmp_path, f"--out={tmp_path / 'out'}") == 0
-    files = {path.name for path in (tmp_path / "out").glob("*.png")}
-    assert {"cifar10_vgg16_removed.png", "cifar10_vgg16_width0.125_macs.png"} <= files
+    for path in folder.glob("*.png"):
+        with Image.open(path) as recorded, Image.open(tmp_path / path.name) as made:
+            assert recorded.info["Description"] == made.info["Description"], path.name
+            if recorded.info["Software"] == made.info["Software"]:  # others draw other letters
+                assert np.array_equal(np.asarray(recorded), np.asarray(made)), path.name
 
 
 def test_published_curves_are_complete():
@@ -193,25 +132,38 @@ def test_published_curves_are_complete():
         assert "Khan & Stavness 2020" in path.read_text(encoding="utf-8").splitlines()[0]
 
 
-def test_figures_draw_means_and_intervals(tmp_path):
-    runs = [{"seed": 0}, {"seed": 1, "accuracies": (0.7, 0.8, 0.5), "failed": 0.5}]
-    _, curves = statistics(tmp_path, *runs)
-    panel = drawn(curves).get_axes()[0]
-    (line,) = panel.lines
-    np.testing.assert_allclose(line.get_xydata(), [[0, 80], [50, 80], [60, 50]])
-    assert panel.get_xlabel() == "filters removed (%)" and panel.get_ylim() == (0, 102)
-    kept = figures.comparison_figure(curves, figures.AXES["macs"], title="").get_axes()[0]
-    assert kept.get_xlim()[0] > kept.get_xlim()[1] and "weight" in kept.get_xlabel()
-    assert (
-        len(set(figures.COLOURS)) == 7 and len(figures.styles_of([str(i) for i in range(9)])) == 9
-    )
+def test_a_run_of_before_the_costs_is_left_out(tmp_path):
+    make_run(tmp_path / "0")
+    curve = report.read_curve(tmp_path / "0" / "curve.csv")
+    curve.drop(columns="macs_kept").to_csv(tmp_path / "0" / "curve.csv", index=False)
+    found = study.find_runs([tmp_path])
+    assert not found.runs and "no column macs_kept" in found.left_out[f"{tmp_path.name}/0"]
+    assert {axis.measure for axis in list(figures.AXES.values())[:3]} < study.NEEDED
+
+
+def test_other_points_and_columns_of_other_runs(tmp_path):
+    """One seed has a recovery, another sparsities, and a third a number that nobody knows yet."""
+    make_run(tmp_path / "0", noise="none")
+    make_run(tmp_path / "1", noise="none", seed=1, sparsities=(0.0, 0.3, 0.5))
+    make_run(tmp_path / "2", noise="none", seed=2, checkpoint_every=1)
+    curve = report.read_curve(tmp_path / "2" / "curve.csv")
+    mended = curve.assign(recovery="of_tomorrow", test_top1=0.9)
+    both = pd.concat([curve, mended]).assign(macs_compact=0.25, novelty=7.0)
+    both.to_csv(tmp_path / "2" / "curve.csv", index=False)
+    assert run_program(tmp_path, f"--out={tmp_path / 'out'}") == 0
+    text = (tmp_path / "out" / "summary.md").read_text()
+    accuracies = "90.0 ± 0.0 (3) | 80.0 (1) | 70.0 ± 17.3 (3) | 50.0 ± 0.0 (2)"
+    assert f"| none | as pruned | {accuracies} |" in text
+    assert "| none | of_tomorrow recovery | 90.0 (1) | - | 90.0 (1) | 90.0 (1) |" in text
+    assert "multiply-adds left without dead channels](digits_small_cnn_compact.png)" in text
+    curves = pd.read_csv(tmp_path / "out" / "curves.csv", keep_default_na=False)
+    assert {"novelty", "macs_compact"} < set(curves["measure"])
 
 
 def test_of_many_methods_only_differences_from_the_baseline_are_shown(tmp_path):
-    from bbo import comparison
-
     noises = ("none", "dropout", "sparseout", "shakeout")
-    found, _ = statistics(tmp_path, *({"noise": noise} for noise in noises))
+    both = [{"noise": noise, "seed": seed} for noise in noises for seed in (0, 1)]
+    found, _ = statistics(tmp_path, *both)
     differences = comparison.paired_differences(study.points_of(found))
     part = comparison.where(differences, granularity="filter")
     header, _, *rows = tables.difference_table(part, ["none"]).splitlines()

@@ -89,7 +89,7 @@ WRONG = [
     ("--criterion=l3", "<l2|l1|norm_scale|taylor|geometric_median|random>"),
     ("--granularity=weight --criterion=norm_scale", "set granularity to 'filter'"),
     ("--granularity=filter --criterion=norm_scale --prune_on=head", "or another criterion"),
-    ("--scope=everywhere", "<local|layer|global>"),
+    ("--scope=everywhere", "<local|layer|global|group>"),
     ("--meaning=dirty", "<published|clean>"),
     ("--prune_on=[", "unterminated character set"),
     ("--prune_on=stem", "there are 14 parameters: conv1/kernel"),

@@ -8,12 +8,6 @@ from bbo.types import UsageError
 from launch import sbatch
 
 
-@pytest.fixture(autouse=True)
-def no_settings(monkeypatch):
-    for name in ("SBATCH_SIGNAL", "SBATCH_TIMELIMIT"):
-        monkeypatch.delenv(name, raising=False)
-
-
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [
@@ -110,6 +104,8 @@ def test_settings_of_the_environment_count_and_yield(monkeypatch):
         (["-W"], "--wait cannot be passed on.*launch.status"),
         (["-M", "all"], "--clusters cannot be passed on.*SLURM_CLUSTERS"),
         (["--wrap=true"], "--wrap cannot be passed on.*job.sh"),
+        (["--gpus-per-task=1"], "--gpus-per-task cannot be passed on.*a node, --gres=gpu:N$"),
+        (["--gpus-per-task", "1"], "--gpus-per-task cannot be passed on"),
     ],
 )
 def test_refused(options, said):

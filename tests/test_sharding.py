@@ -92,7 +92,7 @@ if what == "fail alone" and sharding.is_first_process():
 
 def main(_):
     with preemption.watch(distributed=many) as should_stop, cli.ends_at_once(many):
-        if what == "told early" and jax.process_index() == 1:
+        if what == "told early" and jax.process_index() == jax.process_count() - 1:
             os.kill(os.getpid(), signal.SIGTERM)
         if what == "told early":
             time.sleep(3)  # jax looks about once a second
@@ -112,24 +112,32 @@ def records(folder):
     return workdirs.read_lines(folder / "metrics.jsonl")
 
 
+@pytest.fixture(scope="module")
+def stayed(tmp_path_factory):
+    """The folder of a run of one process that nobody has stopped."""
+    folder = tmp_path_factory.mktemp("runs") / "stayed"
+    statuses, outputs = run(folder, count=1)
+    assert statuses == [0], outputs
+    return folder
+
+
 @pytest.mark.slow
-def test_a_preempted_run_goes_on_with_another_number_of_processes(tmp_path):
-    moved, stayed = tmp_path / "moved", tmp_path / "stayed"
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_a_preempted_run_goes_on_with_another_number_of_processes(before, after, stayed, tmp_path):
+    moved = tmp_path / "moved"
     # An epoch is twenty steps, a batch of validation and its end.
-    statuses, outputs = run(moved, "stop at 33", count=2)
-    assert statuses == [75, 75], outputs
+    statuses, outputs = run(moved, "stop at 33", count=before)
+    assert statuses == [75] * before, outputs
     assert [record["epoch"] for record in records(moved)] == [1]
     # One is told before it has asked for the first time: all stop, also in a run that goes on.
-    statuses, outputs = run(moved, "told early", count=2)
-    assert statuses == [75, 75], outputs
+    statuses, outputs = run(moved, "told early", count=before)
+    assert statuses == [75] * before, outputs
     assert "going on after 1 epochs and 11 of 20 steps" in outputs[0]
     assert [record["epoch"] for record in records(moved)] == [1]
     assert not workdirs.is_finished(moved)
 
-    statuses, outputs = run(moved, count=1)
-    assert statuses == [0], outputs
-    statuses, outputs = run(stayed, count=1)
-    assert statuses == [0], outputs
+    statuses, outputs = run(moved, count=after)
+    assert statuses == [0] * after, outputs
     assert [record["epoch"] for record in records(moved)] == [1, 2, 3, 4]
     np.testing.assert_allclose(
         [record["train_loss"] for record in records(moved)],
@@ -138,8 +146,21 @@ def test_a_preempted_run_goes_on_with_another_number_of_processes(tmp_path):
     )
     held = json.loads((moved / "config.json").read_text())
     counts = [(e["num_processes"], e["num_devices"]) for e in held["environments"]]
-    assert counts == [(2, 2), (1, 1)]
-    assert run(moved, count=2)[0] == [0, 0]  # only read
+    assert counts == [(before, before), (after, after)]
+    assert run(moved, count=before)[0] == [0] * before  # only read
+
+
+@pytest.mark.slow
+def test_all_processes_are_refused_together(tmp_path):
+    """The first one alone asks, and whom it refused would wait for it for minutes."""
+    started = time.monotonic()
+    with workdirs.held(tmp_path):
+        statuses, outputs = run(tmp_path, count=2)
+    assert statuses == [2, 2], outputs
+    assert f"error: another process works in {tmp_path}; wait for it, or name" in outputs[0]
+    assert f"error: the first process may not work in {tmp_path} and says why\n" in outputs[1]
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    assert time.monotonic() - started < 120
 
 
 @pytest.mark.slow
@@ -167,11 +188,10 @@ def test_pmap_is_refused_over_processes(tmp_path):
 
 
 def test_distributed_without_others_ends_in_one_line(tmp_path):
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")}
     command = [sys.executable, "-m", "experiments.run", "--distributed"]
     done = subprocess.run(
         [*command, f"--workdir={tmp_path / 'run'}"],
-        env=environment | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
         timeout=120,

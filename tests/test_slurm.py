@@ -1,52 +1,23 @@
 """What launch.slurm and job.sh ask of SLURM, by stand-ins for its commands."""
 
 import fcntl
-import os
 import pathlib
 import subprocess
 import sys
 
+import fake_slurm
 import pytest
+from fake_slurm import finish, submitted, write_program
 
-from bbo.types import UsageError
-from launch import logs, slurm
+from launch import logs, slurm, squeue
 
 ROOT = pathlib.Path(__file__).parents[1]
 JOB = ROOT / "launch/job.sh"
-SQUEUE = 'env > "$FAKES/squeue.env"; cat "$FAKES/queue"'
-SCONTROL = 'echo "MaxArraySize            = $MAX_ARRAY_SIZE"; echo "Max = 7"'
-SBATCH = """
-for word; do echo "$word"; done > "$FAKES/sbatch.$(ls "$FAKES" | grep -c sbatch.)"
-count=$(ls "$FAKES" | grep -c sbatch.)
-if [ "$count" = "$REFUSED" ]; then
-  echo "sbatch: error: invalid partition: gpuu" >&2
-  echo "sbatch: error: Batch job submission failed" >&2
-  exit 1
-fi
-echo "$PRINTED$((100 + count))$CLUSTER"
-"""
-
-
-def write_program(path, text):
-    path.write_text(f"#!/bin/bash\n{text}\n")
-    path.chmod(0o755)
 
 
 @pytest.fixture
 def fakes(tmp_path, monkeypatch):
-    """SLURM's commands; the queue is a file, and so are the arguments of every sbatch."""
-    programs, state = tmp_path / "bin", tmp_path / "fakes"
-    programs.mkdir()
-    state.mkdir()
-    (state / "queue").touch()
-    for name, text in (("sbatch", SBATCH), ("squeue", SQUEUE), ("scontrol", SCONTROL)):
-        write_program(programs / name, text)
-    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-    monkeypatch.setenv("FAKES", str(state))
-    monkeypatch.setenv("MAX_ARRAY_SIZE", "1001")
-    for name in ("SBATCH_SIGNAL", "SBATCH_TIMELIMIT", "REFUSED", "PRINTED", "CLUSTER"):
-        monkeypatch.delenv(name, raising=False)
-    return state
+    return fake_slurm.install(tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -62,17 +33,6 @@ def spec(tmp_path):
 
 def submit(spec, out, *options, before=()):
     return slurm.run(["slurm", str(spec), str(out), *before, "--", *options])
-
-
-def submitted(fakes):
-    return [path.read_text().splitlines() for path in sorted(fakes.glob("sbatch.*"))]
-
-
-def finish(out, *runs):
-    for run in runs:
-        folder = out / f"{run:04d}"
-        folder.mkdir(parents=True)
-        (folder / "summary.json").touch()
 
 
 def test_one_array_of_what_is_left(fakes, spec, tmp_path, capsys):
@@ -94,7 +54,7 @@ def test_one_array_of_what_is_left(fakes, spec, tmp_path, capsys):
             sys.executable,
         ]
     ]
-    assert (out / "jobs").read_text() == "101 0\n"
+    assert (out / "jobs").read_text() == "101 0 digits\n"
     assert (out / "logs").is_dir() and len((out / "runs.jsonl").read_text().splitlines()) == 9
     assert capsys.readouterr().out == (
         "9 runs: 2 done, 7 to submit\n"
@@ -124,6 +84,24 @@ def test_a_dry_run_shows_the_commands_and_writes_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_jobs_may_have_another_python_and_another_name(fakes, spec, tmp_path, capsys):
+    out, path = tmp_path / "out", spec(2)
+    before = ["--python=/opt/my jax/bin/python"]
+    assert submit(path, out, "-J", "mine too", before=[*before, "--dry_run"]) == 0
+    assert capsys.readouterr().out == (
+        f"sbatch --parsable '--job-name=mine too' --output={out}/logs/slurm-%A_%a.log --array=0-1 "
+        f"-J 'mine too' {JOB} {out} 0 '/opt/my jax/bin/python'\n"
+    )
+    assert submit(path, out, "-J", "mine too", before=before) == 0
+    assert submitted(fakes)[0][-3:] == [str(out), "0", "/opt/my jax/bin/python"]
+    assert (out / "jobs").read_text() == "101 0 mine too\n"
+    (fakes / "queue").write_text("101|1|PENDING|0:00|(None)|mine too\n")
+    assert submit(path, out) == 0
+    assert "2 runs: 0 done, 1 to submit, in the queue already: 1\n" in capsys.readouterr().out
+    assert submit(path, out, before=["--python="]) == 2
+    check_error(capsys, "--python must be given")
+
+
 def test_more_runs_than_an_array_holds_follow_each_other(fakes, spec, tmp_path, monkeypatch):
     monkeypatch.setenv("MAX_ARRAY_SIZE", "4")
     out = tmp_path / "out"
@@ -138,7 +116,7 @@ def test_more_runs_than_an_array_holds_follow_each_other(fakes, spec, tmp_path, 
         ["--array=0-1%2", "--dependency=afterany:102", "--dependency=singleton"],
     ]
     assert [words[-2] for words in submitted(fakes)] == ["0", "8", "12"]
-    assert (out / "jobs").read_text() == "101 0\n102 8\n103 12\n"
+    assert (out / "jobs").read_text() == "101 0 digits\n102 8 digits\n103 12 digits\n"
 
 
 def test_without_a_bound_arrays_do_not_wait(fakes, spec, tmp_path, monkeypatch):
@@ -151,19 +129,19 @@ def test_without_a_bound_arrays_do_not_wait(fakes, spec, tmp_path, monkeypatch):
 def test_what_is_in_the_queue_is_left_alone(fakes, spec, tmp_path, capsys):
     out = tmp_path / "out"
     out.mkdir()
-    (out / "jobs").write_text("17 0\n18 10\n")
+    (out / "jobs").write_text("17 0 digits\n18 10 my |digits\n")
     (fakes / "queue").write_text(
-        "17|1|PENDING|0:00|(Resources)\n"
-        "17|3|COMPLETING|1-02:03:04|n1\n"
-        "16|0|RUNNING|0:05|n1\n"
+        "17|1|PENDING|0:00|(Resources)|digits\n"
+        "17|3|COMPLETING|1-02:03:04|n1|digits\n"
+        "16|0|RUNNING|0:05|n1|digits\n"
         "CLUSTER: one\n"
-        "170|N/A|RUNNING|0:05|n1\n"
-        "18|2|RUNNING|10:00|n[1-2]\n"
+        "170|N/A|RUNNING|0:05|n1|digits\n"
+        "18|2|RUNNING|10:00|n[1-2]|my |digits\n"
     )
-    assert slurm.queued(out) == {
+    assert squeue.queued(out) == {
         1: ("PENDING", "0:00", "(Resources)"),
         3: ("COMPLETING", "1-02:03:04", "n1"),
-        12: slurm.Job(state="RUNNING", elapsed="10:00", reason="n[1-2]"),
+        12: squeue.Job(state="RUNNING", elapsed="10:00", reason="n[1-2]"),
     }
     finish(out, 0)
     assert submit(spec(5), out) == 0
@@ -184,19 +162,6 @@ def test_what_runs_on_this_machine_is_left_alone(fakes, spec, tmp_path, capsys):
     said = "3 runs: 0 done, 2 to submit, running on this machine: 1\n"
     assert said in capsys.readouterr().out
     assert submitted(fakes)[0][3] == "--array=0,2"
-
-
-def test_a_queue_is_asked_for_only_if_something_was_submitted(tmp_path, monkeypatch, fakes):
-    monkeypatch.setenv("SQUEUE_STATES", "PENDING")
-    assert slurm.queued(tmp_path) == {} and not (fakes / "squeue.env").exists()
-    (tmp_path / "jobs").touch()
-    assert slurm.queued(tmp_path) == {} and not (fakes / "squeue.env").exists()
-    (tmp_path / "jobs").write_text("17\n")
-    with pytest.raises(UsageError, match="jobs holds something else"):
-        slurm.queued(tmp_path)
-    (tmp_path / "jobs").write_text("17 0\n")
-    assert slurm.queued(tmp_path) == {}
-    assert "SQUEUE_STATES" not in (fakes / "squeue.env").read_text()
 
 
 def test_two_submissions_at_once(fakes, spec, tmp_path, capsys):
@@ -233,16 +198,51 @@ def test_what_sbatch_refuses(fakes, spec, tmp_path, capsys, monkeypatch):
     check_error(
         capsys, "sbatch fails with status 1", "invalid partition: gpuu sbatch: error: Batch"
     )
-    assert (out / "jobs").read_text() == "101 0\n"
-    (fakes / "queue").write_text("101|0|PENDING|0:00|(None)\n101|1|PENDING|0:00|(None)\n")
+    assert (out / "jobs").read_text() == "101 0 digits\n"
+    (fakes / "queue").write_text(
+        "101|0|PENDING|0:00|(None)|digits\n101|1|PENDING|0:00|(None)|digits\n"
+    )
     assert submit(spec(5), out) == 0
     assert [words[-2] for words in submitted(fakes)] == ["0", "2", "2", "4"]
+
+
+def test_what_is_refused_binds_nobody(fakes, spec, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out"
+    monkeypatch.setenv("REFUSED", "1")
+    assert submit(spec(2), out, "-p", "gpuu") == 2
+    assert not out.exists()
+    monkeypatch.setenv("REFUSED", "3")
+    assert submit(spec(2), out) == 0
+    finish(out, 0, 1)
+    before = (out / "runs.jsonl").read_text()
+    assert submit(spec(3), out) == 2
+    assert (out / "runs.jsonl").read_text() == before
+    assert (out / "jobs").read_text() == "102 0 digits\n"
+
+
+def test_a_snapshot_that_is_refused_writes_nothing(fakes, spec, tmp_path, capsys, monkeypatch):
+    (tmp_path / "free_program_of_test.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    path = spec(1)
+    path.write_text(path.read_text().replace("json.tool", "free_program_of_test"))
+    assert submit(path, tmp_path / "out", before=["--snapshot"]) == 2
+    check_error(capsys, "--snapshot of")
+    assert not (tmp_path / "out").exists()
+
+
+def test_logs_that_are_a_file(fakes, spec, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "logs").touch()
+    assert submit(spec(1), out) == 2
+    check_error(capsys, f"{out}/logs cannot be made: File exists; name another folder")
+    assert [path.name for path in out.iterdir()] == ["logs"] and not submitted(fakes)
 
 
 def test_what_sbatch_prints(fakes, spec, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("CLUSTER", ";north")
     assert submit(spec(1), tmp_path / "out") == 0
-    assert (tmp_path / "out/jobs").read_text() == "101 0\n"
+    assert (tmp_path / "out/jobs").read_text() == "101 0 digits\n"
     monkeypatch.setenv("PRINTED", "Usage: ")
     assert submit(spec(1), tmp_path / "other", "--usage") == 2
     check_error(capsys, "sbatch gives no job id but 'Usage: 102;north", "leave such options out")
@@ -265,7 +265,7 @@ def test_without_slurm(command, fakes, spec, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("PATH", str(programs))
     out = tmp_path / "out"
     out.mkdir()
-    (out / "jobs").write_text("17 0\n")
+    (out / "jobs").write_text("17 0 digits\n")
     assert submit(spec(1), out) == 2
     check_error(capsys, f"{command} is not found; do this on a machine with SLURM")
 
@@ -274,7 +274,7 @@ def test_a_controller_that_does_not_answer(fakes, tmp_path, capsys, spec):
     write_program(tmp_path / "bin/squeue", "echo 'slurm_load_jobs error: no answer' >&2; exit 1")
     out = tmp_path / "out"
     out.mkdir()
-    (out / "jobs").write_text("17 0\n")
+    (out / "jobs").write_text("17 0 digits\n")
     assert submit(spec(1), out) == 2
     check_error(capsys, "squeue fails with status 1: slurm_load_jobs error: no answer")
 

@@ -4,9 +4,11 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import signal
 import subprocess
+import sys
 
 import pytest
 import slurm_cluster
@@ -120,12 +122,14 @@ def test_a_crash_is_not_tried_again(sweep, cluster):
     sweep.wait_until_done(1)
 
 
-def test_when_one_of_two_processes_is_killed_the_job_fails(sweep, cluster):
+@pytest.mark.parametrize("killed", [0, 1])
+def test_when_one_of_two_processes_is_killed_the_job_fails(sweep, cluster, killed):
     sweep.submit([LONG], "-N2", "--ntasks-per-node=1", SLURM_WAIT="2")
     for process in (0, 1):
         wait_until_ready(sweep, 0, process)
         (start,) = starts(sweep, 0, process)
         assert start["distributed"] is True and start["SLURM_NTASKS"] == "2"
+    (start,) = starts(sweep, 0, killed)
     os.kill(start["pid"], signal.SIGKILL)
     failed = cluster.wait_for_state(sweep.task(0), "FAILED", 20)
     assert (failed["ExitCode"], failed["Restarts"]) == ("137:0", "0")
@@ -206,6 +210,15 @@ def test_a_snapshot_is_what_runs(sweep, cluster, tmp_path):
     sweep.submit([{"steps": 1}, {"steps": 2}])
     sweep.wait_until_done(1)
     assert [start["version"] for start in starts(sweep, 1)] == ["changed since"]
+
+
+def test_runs_have_the_python_that_is_named(sweep, tmp_path):
+    python = tmp_path / "my python"
+    python.write_text(f'#!/bin/sh\ntouch "$0 was used"\nexec {shlex.quote(sys.executable)} "$@"\n')
+    python.chmod(0o755)
+    sweep.submit([{"steps": 1}], before=[f"--python={python}"])
+    sweep.wait_until_done(0)
+    assert (tmp_path / "my python was used").exists()
 
 
 def test_nothing_of_the_environment_is_needed(sweep, cluster, tmp_path):

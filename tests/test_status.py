@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from bbo.types import UsageError
+from bbo.types import RunError, UsageError
 from experiments import cli
-from launch import logs, slurm, status, sweep
+from launch import k8s, logs, squeue, status, sweep
 
 FLAGS = (
     {"noise": "none", "seed": 0},
@@ -53,10 +53,10 @@ def out(tmp_path):
 @pytest.fixture(autouse=True)
 def queue(monkeypatch):
     jobs = {
-        2: slurm.Job("RUNNING", "1:02:03", "node7"),
-        3: slurm.Job("PENDING", "0:00", "(Priority)"),
+        2: squeue.Job("RUNNING", "1:02:03", "node7"),
+        3: squeue.Job("PENDING", "0:00", "(Priority)"),
     }
-    monkeypatch.setattr(slurm, "queued", lambda out: jobs)
+    monkeypatch.setattr(squeue, "queued", lambda out: dict(jobs))
     return jobs
 
 
@@ -97,8 +97,8 @@ def test_a_log_alone_shows_that_a_run_was_started(out, queue):
 
 
 def test_what_is_done_is_done_even_if_slurm_has_not_noticed(out, queue):
-    queue[0] = slurm.Job("COMPLETING", "9:00", "node7")
-    queue[5] = slurm.Job("COMPLETING", "9:00", "node7")
+    queue[0] = squeue.Job("COMPLETING", "9:00", "node7")
+    queue[5] = squeue.Job("COMPLETING", "9:00", "node7")
     found = status.statuses(out, len(FLAGS))
     assert found[0][:2] == ("DONE", "") and found[5][:2] == ("COMPLETING", "9:00 node7")
 
@@ -107,11 +107,30 @@ def test_without_slurm_the_rest_is_shown(out, monkeypatch, capsys):
     def queued(out):
         raise UsageError("squeue is not found")
 
-    monkeypatch.setattr(slurm, "queued", queued)
+    monkeypatch.setattr(squeue, "queued", queued)
     assert show(out) == 0
     printed, told = capsys.readouterr()
     assert printed.endswith("6 runs: 1 DONE, 1 RUNNING, 2 STOPPED, 2 NEW\n")
     assert told == "PENDING cannot be told: squeue is not found\n"
+
+
+def test_what_is_on_kubernetes_is_shown(out, monkeypatch, capsys):
+    pending = squeue.Job("PENDING", "", "on Kubernetes")
+    monkeypatch.setattr(
+        k8s, "queued", lambda out: {4: pending, 5: pending._replace(state="RUNNING")}
+    )
+    assert show(out) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].startswith("2  RUNNING  1:02:03 node7 ")
+    assert lines[4].split() == ["4", "PENDING", "on", "Kubernetes", "noise=none,seed=3"]
+    assert lines[5].split() == ["5", "RUNNING", "on", "Kubernetes", "noise=none,seed=4"]
+
+    def queued(out):
+        raise RunError("kubectl get: no route to host")
+
+    monkeypatch.setattr(k8s, "queued", queued)
+    assert show(out) == 0
+    assert capsys.readouterr() == (TABLE, "PENDING cannot be told: kubectl get: no route to host\n")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[3]", "null", '{"unpruned_test_top1": 0.5}', "\udcff"])

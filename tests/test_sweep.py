@@ -12,7 +12,7 @@ import time
 import pytest
 
 from bbo.types import UsageError
-from experiments import cli
+from experiments import cli, configs
 from launch import sweep
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -57,6 +57,16 @@ def test_runs_may_be_appended(spec, out):
     sweep.freeze(spec([{"seed": 0}, {"seed": 1, "rate": 0.1}]), out)
     sweep.freeze(spec([{"seed": 0}, {"rate": 0.1, "seed": 1}, {"seed": 2}]), out)
     assert len(sweep.read_runs(out)) == 3
+
+
+def test_where_data_lie_may_change(spec, out):
+    runs = [{"seed": 0, "data_dir": "/old"}, {"seed": 1, "data_dir": "/old"}]
+    sweep.freeze(spec(runs), out)
+    moved = [run | {"data_dir": "/new", "cache_dir": "/fast"} for run in runs]
+    assert sweep.freeze(spec(moved), out) == sweep.read_runs(out)
+    assert [run.flags for run in sweep.read_runs(out)] == moved
+    with pytest.raises(UsageError, match="run 1 of .* is the same as run 0; list each once"):
+        sweep.plan(spec([runs[0], moved[0]]), out)
 
 
 @pytest.mark.parametrize(
@@ -210,6 +220,29 @@ def test_shipped_sweeps(name, out, monkeypatch):
         assert seeds == sorted(seeds)
         # What was searched on some seeds is compared on others.
         assert min(seeds) == (100 if name.endswith("tuning") else 0)
+
+
+@pytest.mark.parametrize("name", ["published", "clean"])
+def test_the_study_of_the_paper_is_of_every_network_dataset_and_method(name, out):
+    seen = collections.Counter()
+    for run in sweep.plan(ROOT / f"experiments/sweeps/{name}.py", out):
+        given = dict(run.flags)
+        config = configs.PRESETS[given.pop("preset")]
+        network, dataset, seed = config.model.model, config.data.dataset, given.pop("seed")
+        assert config.pruning.meaning == name and given.pop("data_dir")
+        seen[network, dataset, seed, given.pop("noise"), tuple(sorted(given.items()))] += 1
+    methods = [
+        ("none", ()),
+        ("dropout", (("rate", 0.3),)),
+        ("batch_bridgeout", (("q", 1.5), ("rate", 0.3), ("target_fraction", 0.75))),
+    ]
+    assert seen == collections.Counter(
+        (network, dataset, seed, *method)
+        for network in ("vgg16", "thin_resnet34", "wrn28_10")
+        for dataset in ("cifar10", "cifar100")
+        for seed in range(3)
+        for method in methods
+    )
 
 
 def test_every_sweep_is_tested():

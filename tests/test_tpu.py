@@ -8,9 +8,10 @@ import sys
 
 import absl
 import pytest
+from launching import write_program
 
 from experiments import cli
-from launch import tpu
+from launch import logs, tpu
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -56,11 +57,11 @@ def place(tmp_path, monkeypatch):
     for name, text in {
         "home/my repo/toy.py": TOY,
         "spec.py": SPEC,
-        "bin/gcloud": f"#!{sys.executable}{GCLOUD}",
     }.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    (tmp_path / "bin/gcloud").chmod(0o755)
+    (tmp_path / "bin").mkdir()
+    write_program(tmp_path / "bin/gcloud", GCLOUD)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("GCLOUD_LOG", str(tmp_path / "gcloud"))
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
@@ -120,6 +121,25 @@ def test_gcloud_is_told_as_its_manual_says(place):
     ]
 
 
+def test_others_see_what_runs(place, capfd, monkeypatch):
+    """And leave it alone, as it is left alone here."""
+    seen = []
+
+    def execute(*_):
+        seen.append([logs.is_running(place / "out", index) for index in range(3)])
+        return 75
+
+    monkeypatch.setattr(tpu, "_execute", execute)
+    assert launch("--run=1") == 75
+    assert seen == [[False, True, False]] and not logs.is_running(place / "out", 1)
+    capfd.readouterr()
+    with logs.open_locked(place / "out", 1):
+        assert launch("--run=1") == 2
+    out, err = capfd.readouterr()
+    said = f"error: run 1 of {place}/out is running already; wait for it, or use --run\n"
+    assert (out, err, len(seen)) == ("", said, 1)
+
+
 def test_one_run(place, capfd):
     assert launch("--run=1") == 0
     assert lines(place / "out/log") == [
@@ -127,6 +147,7 @@ def test_one_run(place, capfd):
     ]
     assert launch("--run=3") == 2
     assert "there is no run 3: spec.py has 3, counted from 0" in capfd.readouterr().err
+    assert launch("--run=3", out="other") == 2 and not (place / "other").exists()
 
 
 def test_a_dry_run_prints_what_would_be_done_and_writes_nothing(place, capfd, monkeypatch):
@@ -164,7 +185,8 @@ def test_the_command_in_the_message_ends_what_is_left_of_the_run_and_only_that(
     place, capfd, monkeypatch
 ):
     monkeypatch.setenv("STATUS_0000_0", "1")
-    assert launch() == 1
+    out = str(place / "my (a+b).[1]|c")
+    assert launch(out=out) == 1
     command = shlex.split(capfd.readouterr().err.partition("work on it there: ")[2])
     assert command[:-1] == [
         *("gcloud", "compute", "tpus", "tpu-vm", "ssh", "pod", "--zone=us-central2-b"),
@@ -174,15 +196,16 @@ def test_the_command_in_the_message_ends_what_is_left_of_the_run_and_only_that(
     processes = [
         subprocess.Popen([sys.executable, "-c", "input()", *flags], stdin=subprocess.PIPE)
         for flags in (
-            [f"--workdir={place}/out/0000", "--distributed"],
-            [f"--workdir={place}/out/00001", "--distributed"],
+            [f"--workdir={out}/0000", "--distributed"],
+            [f"--workdir={out}/00001", "--distributed"],
+            [f"--workdir={out.replace('.', 'x')}/0000", "--distributed"],
         )
     ]
     try:
         done = subprocess.run(["bash", "-c", f"{remote}; exit $?"])
         assert done.returncode == 0
         assert processes[0].wait(10) == -15
-        assert processes[1].poll() is None
+        assert [process.poll() for process in processes[1:]] == [None, None]
     finally:
         for process in processes:
             process.communicate(b"\n")
@@ -250,12 +273,14 @@ def test_needs_nothing_but_absl(tmp_path, module, flags):
     def run(*arguments):
         # -S leaves out all that is installed.
         command = [sys.executable, "-S", "-W", "error", "-m", module, *arguments]
-        bare = {"PYTHONPATH": str(tmp_path)}
+        bare = {"PYTHONPATH": str(tmp_path), "PATH": str(tmp_path)}
         done = subprocess.run(command, cwd=ROOT, env=bare, capture_output=True, text=True)
-        assert (done.returncode, done.stderr) == (0, "")
-        return done.stdout
+        assert done.returncode == 0, done.stderr
+        return done.stdout, done.stderr
 
-    assert "--[no]dry_run" in run("--help")
-    printed = run("experiments/sweeps/digits.py", str(tmp_path / "out"), *flags, "--dry_run")
+    shown, told = run("--help")
+    assert "--[no]dry_run" in shown and told == ""
+    printed, told = run("experiments/sweeps/digits.py", str(tmp_path / "out"), *flags, "--dry_run")
     assert printed.count("--distributed") == (9 if module == "launch.tpu" else 0)
     assert printed.count("--workdir=") == 9
+    assert "Traceback" not in told and "Warning" not in told

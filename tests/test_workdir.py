@@ -148,5 +148,17 @@ def test_one_process_works_in_a_folder(tmp_path, monkeypatch):
     with workdirs.held(tmp_path), pytest.raises(UsageError, match="another process works in"):
         with workdirs.held(tmp_path):
             pass
-    with workdirs.held(tmp_path):
-        assert list(tmp_path.iterdir()) == []
+    with workdirs.held(tmp_path / "new" / "run"):
+        assert [path.name for path in (tmp_path / "new" / "run").iterdir()] == [".lock"]
+    workdirs.claim(tmp_path / "new" / "run", CONFIG)  # which holds nothing of another
+
+
+def test_a_folder_that_cannot_be_held(tmp_path):
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(UsageError, match="cannot be made or written: Is a directory"):
+        with workdirs.held(tmp_path):
+            pass
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="cannot be made or written: Not a directory"):
+        with workdirs.held(tmp_path / "file" / "run"):
+            pass
