@@ -51,7 +51,8 @@ def tie_scores(
       criterion: by which was scored.
 
     Returns:
-      the same without kernels whose filters cannot be removed.
+      the same without kernels whose filters cannot be removed, or whose channels are put out by
+      a kernel that was not scored as well: what is not selected stays whole.
 
     Raises:
       UsageError: nothing is left.
@@ -60,7 +61,7 @@ def tie_scores(
     tied = {}
     for group in groups:
         kernels = _kernels(group, scored)
-        if group.fixed or not kernels:
+        if group.fixed or not kernels or _others(group, scored):
             continue
         total = sum(scored[name][positions] ** power for name, positions in kernels.items())
         for name, positions in kernels.items():
@@ -78,6 +79,11 @@ def _kernels(group: Group, scored: Mapping[str, Array]) -> dict[str, np.ndarray]
         for (name, axis), positions in group.members.items()
         if name in scored and (name, axis) not in group.readers and axis > 0
     }
+
+
+def _others(group: Group, scored: Mapping[str, Array]) -> list[str]:
+    """Arrays of several axes that put the channels out and were not scored."""
+    return [name for name, axis in group.writers if axis > 0 and name not in scored]
 
 
 def norms_of(groups: Sequence[Group]) -> Callable[[str], list[str]]:

@@ -10,20 +10,30 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from bbo import compaction, curves, fitting, preemption, pruning, runs, sharding
+from bbo import compaction, curves, fitting, preemption, pruning, runs, sharding, trees
 from bbo import workdir as workdirs
 from bbo.catalog import DATASETS
+from bbo.channels import Cut
 from bbo.config import ExperimentConfig, override
 from bbo.data import normalize
 from bbo.evaluate import CurveTools
 from bbo.models import create_model, kept_channels
 from bbo.runs import Run
-from bbo.types import Array, PyTree, RunError, UsageError
+from bbo.types import Array, PyTree, RunError, UsageError, require
 
 TOLERANCE = 1e-4
 """Largest difference of the logits after removal, as a share of the largest logit, in float32."""
 CHECKED_IMAGES = 64
 BISECTIONS = 8
+
+
+class Target(NamedTuple):
+    """How far to go."""
+
+    measure: str
+    """``sparsity``: the share of the filters to remove; ``macs`` or ``params``: the largest share
+    of the multiply-adds or parameters to keep, by the smallest sparsity that does."""
+    share: float
 
 
 class Shrunk(NamedTuple):
@@ -34,10 +44,12 @@ class Shrunk(NamedTuple):
     variables: PyTree
     masked: PyTree
     """The variables of the pruned network before removal: as large as they were."""
+    cut: Cut
+    """What was removed of them."""
     sparsity: float
-    """The share of the filters that was asked to be removed of each group."""
-    macs_compact: float
-    """The share of the multiply-adds that is left."""
+    """The share of the filters that was to be removed of each group."""
+    left: dict[str, float]
+    """Shares of what was: ``macs`` and ``params``."""
     difference: float
     """Of the logits with and without the dead channels, see ``TOLERANCE``."""
 
@@ -48,42 +60,50 @@ def for_removal(config: ExperimentConfig, **settings: object) -> ExperimentConfi
     return override(config, **clean, **settings)
 
 
-def shrink(
-    run: Run,
-    variables: PyTree,
-    *,
-    sparsity: float | None = None,
-    macs: float | None = None,
-    round_to: int = 1,
-) -> Shrunk:
+def shrink(run: Run, variables: PyTree, target: Target, *, round_to: int = 1) -> Shrunk:
     """Prunes a network by the settings of a run, mends it, and removes what is dead.
 
     Args:
       run: made ready with settings from ``for_removal``; the first of its recoveries is used.
       variables: the trained network.
-      sparsity: share of the filters to remove, in [0, 1).
-      macs: instead, the largest share of the multiply-adds to keep, in (0, 1]: the smallest
-        sparsity that does, found by bisection.
+      target: how far.
       round_to: keep a multiple of this many filters, rounded up, where there are so many.
 
     Raises:
-      UsageError: not exactly one of sparsity and macs; too few multiply-adds.
+      UsageError: the target is out of range or out of reach.
       RunError: the small network does not equal the masked one.
     """
-    if (sparsity is None) == (macs is None):
-        raise UsageError("give one of sparsity and macs, as in --sparsity=0.5")
+    variables = sharding.replicate(variables, run.mesh)
     tools = curves.curve_tools(run, variables, preemption.poller(preemption.never))
+    found = curves.find_channels(run, variables)
     masked_at = _masked_at(run, variables, tools, round_to)
-    if sparsity is None:
-        sparsity = _sparsity_for(macs or 0.0, lambda s: tools.compact(masked_at(s))["macs_compact"])
+
+    def left_at(sparsity: float) -> dict[str, float]:
+        return _left(run, variables, compaction.dead_channels(found, masked_at(sparsity)))
+
+    sparsity = _sparsity_for(target, left_at)
     masked = tools.recoveries[run.config.pruning.recovery[0]](masked_at(sparsity))
-    cut = compaction.dead_channels(curves.find_channels(run, variables), masked)
+    cut = compaction.dead_channels(found, masked)
     small = compaction.smaller(masked, cut)
     model = rebuild(run.config, kept_channels(small["params"]))
     difference = _difference(run, (run.programs.model, masked), (model, small))
     if not difference <= TOLERANCE:
         raise RunError(f"the small network differs from the masked one: {difference:.1e}")
-    return Shrunk(model, small, masked, sparsity, tools.compact(masked)["macs_compact"], difference)
+    return Shrunk(model, small, masked, cut, sparsity, _left(run, variables, cut), difference)
+
+
+def _left(run: Run, variables: PyTree, cut: Cut) -> dict[str, float]:
+    """The shares of multiply-adds and of parameters that a cut leaves."""
+    small = jax.eval_shape(lambda: compaction.smaller(variables, cut))
+    left, whole = (
+        {name: leaf.size for name, leaf in trees.flatten(tree["params"]).items()}
+        for tree in (small, variables)
+    )
+    macs = sum(count * left[name] / whole[name] for name, count in run.macs.items())
+    return {
+        "macs": macs / sum(run.macs.values()),
+        "params": sum(left.values()) / sum(whole.values()),
+    }
 
 
 def rebuild(config: ExperimentConfig, kept: Mapping[str, int]) -> nn.Module:
@@ -126,15 +146,22 @@ def _rounded(total: int, dropped: int, round_to: int) -> int:
     return max(0, total - kept)
 
 
-def _sparsity_for(macs: float, share_at: Callable[[float], float]) -> float:
-    """The smallest sparsity, to 1 / 2**BISECTIONS, at which at most so much is left."""
+def _sparsity_for(target: Target, left_at: Callable[[float], dict[str, float]]) -> float:
+    """What a target asks for; of shares to keep the smallest sparsity, to 1 / 2**BISECTIONS."""
+    measure, share = target
+    if measure == "sparsity":
+        require(0 <= share < 1, measure, share, "in [0, 1)")
+        return share
+    require(0 < share <= 1, measure, share, "in (0, 1]")
     steps = 2**BISECTIONS
     low, high = 0, steps - 1
-    if share_at(high / steps) > macs:
-        raise UsageError(f"macs is {macs}; the least that pruning can leave is more")
+    least = left_at(high / steps)[measure]
+    if least > share:
+        raise UsageError(f"{measure} is {share}; pruning can leave no less than {least:.3g}")
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if share_at(middle / steps) <= macs else (middle + 1, high)
+        enough = left_at(middle / steps)[measure] <= share
+        low, high = (low, middle) if enough else (middle + 1, high)
     return low / steps
 
 
@@ -163,8 +190,63 @@ def accuracy_of(config: ExperimentConfig, variables: PyTree) -> float:
     return runs.accuracy_on(run, "test", placed, poll)["test_top1"]
 
 
+def gradual(final: float, iterations: int) -> list[float]:
+    """What is removed after each of several iterations: much at first, little at the end.
+
+    A cubic: Zhu and Gupta 2017 (arXiv 1710.01878), equation 1.
+
+    >>> gradual(0.8, 2)
+    [0.7, 0.8]
+    """
+    steps = range(1, iterations + 1)
+    return [round(final * (1 - (1 - step / iterations) ** 3), 12) for step in steps]
+
+
+def shrink_gradually(
+    config: ExperimentConfig,
+    variables: PyTree,
+    target: Target,
+    *,
+    iterations: int,
+    train: Callable[[Shrunk, int], PyTree],
+    round_to: int = 1,
+) -> Shrunk:
+    """Shrinks a network several times, and trains what is left after each.
+
+    Args:
+      config: from ``for_removal``.
+      variables: the trained network.
+      target: to be reached in the end, of the network as it was.
+      iterations: how many times, see ``gradual``.
+      train: from the shrunk network and the number of the iteration, 0 and on, to its variables.
+      round_to: see ``shrink``.
+
+    Returns:
+      the last one, trained, with what is left of the whole; ``masked`` and ``cut`` are of its own
+      iteration.
+
+    Raises:
+      UsageError, RunError: see ``shrink``.
+    """
+    to_remove = target.share if target.measure == "sparsity" else 1 - target.share
+    left, kept, shrunk = {"sparsity": 1.0, "macs": 1.0, "params": 1.0}, None, None
+    for number, removed in enumerate(gradual(to_remove, iterations)):
+        keep = min(1.0, (1 - removed) / left[target.measure])
+        share = 1 - keep if target.measure == "sparsity" else keep
+        run = runs.set_up(config, kept=kept)
+        shrunk = shrink(run, variables, Target(target.measure, share), round_to=round_to)
+        now = {"sparsity": 1 - shrunk.sparsity, **shrunk.left}
+        left = {name: share * now[name] for name, share in left.items()}
+        variables = train(shrunk, number)
+        kept = kept_channels(shrunk.variables["params"])
+    if shrunk is None:
+        raise UsageError(f"iterations is {iterations}; it must be 1 or more")
+    whole = {name: left[name] for name in shrunk.left}
+    return shrunk._replace(variables=variables, sparsity=1 - left["sparsity"], left=whole)
+
+
 def fine_tune(
-    shrunk: Shrunk,
+    variables: PyTree,
     config: ExperimentConfig,
     workdir: pathlib.Path,
     should_stop: preemption.ShouldStop = preemption.never,
@@ -175,7 +257,7 @@ def fine_tune(
     """Trains a small network further, without noise: what was removed does not come back.
 
     Args:
-      shrunk: from ``shrink``.
+      variables: of a network that has lost channels.
       config: of the run.
       workdir: for metrics and checkpoints; the same call goes on from there.
       should_stop: asked throughout, see ``preemption.watch``.
@@ -189,10 +271,8 @@ def fine_tune(
         config, noise="none", epochs=epochs, learning_rate=learning_rate, schedule="cosine"
     )
     workdirs.claim(workdir, tuning)
-    run = runs.set_up(tuning, kept=kept_channels(shrunk.variables["params"]))
-    state = run.state._replace(
-        params=shrunk.variables["params"], batch_stats=shrunk.variables["batch_stats"]
-    )
+    run = runs.set_up(tuning, kept=kept_channels(variables["params"]))
+    state = run.state._replace(params=variables["params"], batch_stats=variables["batch_stats"])
     run = run._replace(state=sharding.replicate(state, run.mesh))
     with workdirs.held(workdir):
         workdirs.record_start(workdir, tuning)

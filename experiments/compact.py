@@ -1,7 +1,7 @@
 """Removes the filters of a finished run for real, and measures what that saves.
 
   python -m experiments.compact --workdir=RUN --sparsity=0.5 --out=DIR
-  python -m experiments.compact --workdir=RUN --macs=0.25 --scope=local --out=DIR
+  python -m experiments.compact --workdir=RUN --macs=0.25 --fine_tune_epochs=5 --out=DIR
 
 The network of the run is pruned, mended, and rebuilt without the channels that are dead; that it
 equals the pruned one is checked. DIR then holds the network (network.json and .npz, to be read with
@@ -12,6 +12,7 @@ cost.png and latency.csv; and, last, summary.json. Exit status: 0 done, 1 it fai
 import dataclasses
 import pathlib
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from absl import flags
@@ -30,12 +31,32 @@ flags.DEFINE_string("workdir", None, "folder of a finished run", **_PLACE)
 flags.DEFINE_string("out", None, "folder for the smaller network", **_PLACE)
 flags.DEFINE_float("sparsity", None, "share of the filters to remove", **_PLACE)
 flags.DEFINE_float("macs", None, "or the largest share of multiply-adds to keep", **_PLACE)
+flags.DEFINE_float("params", None, "or the largest share of parameters to keep", **_PLACE)
 flags.DEFINE_enum("scope", "group", list(SCOPES), "what competes, see experiments.run", **_PLACE)
 flags.DEFINE_enum("criterion", "l2", list(CRITERIA), "score of importance", **_PLACE)
 flags.DEFINE_enum("recovery", "batch_norm", list(RECOVERIES), "what mends it", **_PLACE)
 flags.DEFINE_integer("round_to", 1, "keep a multiple of this many filters", lower_bound=1, **_PLACE)
 flags.DEFINE_integer(
     "fine_tune_epochs", 0, "train the small network further, without noise", lower_bound=0, **_PLACE
+)
+flags.DEFINE_integer(
+    "iterations",
+    1,
+    "prune and train on so many times, less each time (a cubic schedule)",
+    lower_bound=1,
+    **_PLACE,
+)
+flags.DEFINE_boolean(
+    "rewind",
+    False,
+    "train on from the weights before all training, as for lottery tickets",
+    **_PLACE,
+)
+flags.DEFINE_string(
+    "prune_on",
+    None,
+    "regular expression on kernel names: others stay [default: as the run]",
+    **_PLACE,
 )
 flags.DEFINE_float("fine_tune_rate", 0.01, "learning rate of that, to zero by a cosine", **_PLACE)
 flags.DEFINE_multi_enum("format", list(FORMATS), list(FORMATS), "what to export", **_PLACE)
@@ -46,29 +67,32 @@ flags.DEFINE_string("data_dir", None, "where the data lies [default: as the run]
 
 def main(values: flags.FlagValues) -> None:
     """Makes the smaller network and shows what it saves."""
-    asked, settings = check(values)
+    (measure_of, share), settings = check(values)
     folder, out = (pathlib.Path(values[name].value).expanduser() for name in ("workdir", "out"))
     # Only now the heavy part: a mistake is told within a second.
     from bbo import fitting, runs, shrinking, study
 
     config = shrinking.for_removal(study.read_run(folder, folder.name).config, **settings)
     dense = fitting.read_network(folder).variables
+    shrunk = shrinking.shrink_gradually(
+        config,
+        dense,
+        shrinking.Target(measure_of, share),
+        iterations=values["iterations"].value,
+        train=training(values, config, out),
+        round_to=values["round_to"].value,
+    )
+    networks = {"dense": dense, "pruned": shrunk.masked, "compact": shrunk.variables}
+    accuracies = {name: shrinking.accuracy_of(config, of) for name, of in networks.items()}
     run = runs.set_up(config)
-    shrunk = shrinking.shrink(run, dense, **asked)
-    accuracies = {
-        name: shrinking.accuracy_of(config, variables)
-        for name, variables in (("dense", dense), ("pruned", shrunk.masked))
-    }
-    shrunk = tuned(values, config, shrunk, out)
-    accuracies["compact"] = shrinking.accuracy_of(config, shrunk.variables)
-    checks = export_networks(values, run, {"dense": dense, "compact": shrunk.variables}, out)
-    found = measure(values, run, {"dense": dense, "compact": shrunk.variables}, out)
+    del networks["pruned"]
+    checks = export_networks(values, run, networks, out)
+    found = measure(values, run, networks, out)
     summary = {
         "run": str(folder),
-        **asked,
-        **settings,
+        "asked": {measure_of: share, **settings, "iterations": values["iterations"].value},
         "sparsity": shrunk.sparsity,
-        "macs_compact": shrunk.macs_compact,
+        "left": shrunk.left,
         "difference_of_logits": shrunk.difference,
         "test_top1": accuracies,
         "files": checks,
@@ -78,8 +102,8 @@ def main(values: flags.FlagValues) -> None:
     show(found, accuracies, out)
 
 
-def check(values: flags.FlagValues) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What is asked of the removal, and settings of the run that change.
+def check(values: flags.FlagValues) -> tuple[tuple[str, float], dict[str, Any]]:
+    """How far to go, and settings of the run that change.
 
     Raises:
       UsageError: a flag is missing or wrong.
@@ -87,19 +111,20 @@ def check(values: flags.FlagValues) -> tuple[dict[str, Any], dict[str, Any]]:
     for name, what in (("workdir", "a finished run"), ("out", "the smaller network")):
         if not values[name].value:
             raise UsageError(f"{name} is missing; name a folder for {what}, as in --{name}=DIR")
-    asked = {name: values[name].value for name in ("sparsity", "macs", "round_to")}
-    if (asked["sparsity"] is None) == (asked["macs"] is None):
-        raise UsageError("give one of sparsity and macs, as in --sparsity=0.5")
-    if asked["sparsity"] is not None and not 0 <= asked["sparsity"] < 1:
-        raise UsageError(f"sparsity is {asked['sparsity']}; it must be in [0, 1)")
-    if asked["macs"] is not None and not 0 < asked["macs"] <= 1:
-        raise UsageError(f"macs is {asked['macs']}; it must be in (0, 1]")
+    targets = {name: values[name].value for name in ("sparsity", "macs", "params")}
+    given = [(name, share) for name, share in targets.items() if share is not None]
+    if len(given) != 1:
+        raise UsageError("give one of sparsity, macs and params, as in --sparsity=0.5")
+    name, share = given[0]
+    if not (0 <= share < 1 if name == "sparsity" else 0 < share <= 1):
+        allowed = "[0, 1)" if name == "sparsity" else "(0, 1]"
+        raise UsageError(f"{name} is {share}; it must be in {allowed}")
     batch_sizes(values)
-    settings = {name: values[name].value for name in ("scope", "criterion")}
-    settings["recovery"] = (values["recovery"].value,)
-    if values["data_dir"].value is not None:
-        settings["data_dir"] = values["data_dir"].value
-    return asked, settings
+    if values["rewind"].value and not values["fine_tune_epochs"].value:
+        raise UsageError("rewind trains anew; give fine_tune_epochs, as many as the run had")
+    names = ("scope", "criterion", "prune_on", "data_dir")
+    settings = {name: values[name].value for name in names if values[name].value is not None}
+    return given[0], settings | {"recovery": (values["recovery"].value,)}
 
 
 def batch_sizes(values: flags.FlagValues) -> list[int]:
@@ -114,19 +139,30 @@ def batch_sizes(values: flags.FlagValues) -> list[int]:
     return [int(size) for size in sizes]
 
 
-def tuned(values: flags.FlagValues, config: Any, shrunk: Any, out: pathlib.Path) -> Any:
-    """The network after fine-tuning, if that is asked for."""
-    epochs = values["fine_tune_epochs"].value
-    if not epochs:
-        return shrunk
-    from bbo import preemption, shrinking
+def training(values: flags.FlagValues, config: Any, out: pathlib.Path) -> Callable[..., Any]:
+    """What becomes of the network after each iteration: it is trained on, if that is asked for."""
+    from bbo import compaction, preemption, runs, shrinking
 
-    rate = values["fine_tune_rate"].value
-    with preemption.watch(distributed=False) as should_stop:
-        variables = shrinking.fine_tune(
-            shrunk, config, out / "fine_tune", should_stop, epochs=epochs, learning_rate=rate
-        )
-    return shrunk._replace(variables=variables)
+    epochs, rate = values["fine_tune_epochs"].value, values["fine_tune_rate"].value
+    first = runs.variables_of(runs.set_up(config).state) if values["rewind"].value else None
+
+    def train(shrunk: Any, number: int) -> Any:
+        nonlocal first
+        if not epochs:
+            return shrunk.variables
+        if first is not None:
+            first = compaction.smaller(first, shrunk.cut)
+        with preemption.watch(distributed=False) as should_stop:
+            return shrinking.fine_tune(
+                first or shrunk.variables,
+                config,
+                out / f"fine_tune_{number}",
+                should_stop,
+                epochs=epochs,
+                learning_rate=rate,
+            )
+
+    return train
 
 
 def networks_of(run: Any, variables: dict[str, Any]) -> dict[str, Any]:

@@ -41,19 +41,19 @@ def test_what_it_leaves(finished, tmp_path, capsys):
     assert f"Folder: {out}" in printed and "| MACs | 96 928 | 25 424 | 26.2 | 3.81 |" in printed
     assert {path.name for path in out.iterdir()} == {
         *("network.json", "network.npz", "network.onnx", "network.stablehlo", "dense.onnx"),
-        *("cost.csv", "cost.png", "latency.csv", "summary.json", "fine_tune"),
+        *("cost.csv", "cost.png", "latency.csv", "summary.json", "fine_tune_0"),
     }
     assert (DENSE, COMPACT) == (96928, 25424)
     summary = json.loads((out / "summary.json").read_text())
     assert set(summary["test_top1"]) == {"dense", "pruned", "compact"}
-    assert summary["macs_compact"] == pytest.approx(COMPACT / DENSE, rel=1e-12)
+    assert summary["left"]["macs"] == pytest.approx(COMPACT / DENSE, rel=1e-12)
     assert {file["path"] for file in summary["files"]} == {
         *("network.onnx", "network.stablehlo", "dense.onnx")
     }
     assert all(file["difference"] <= 1e-5 for file in summary["files"])
     with (out / "cost.csv").open() as lines:
         left = {row["cost"]: float(row["left"]) for row in csv.DictReader(lines)}
-    assert left["MACs"] == summary["macs_compact"]
+    assert left["MACs"] == summary["left"]["macs"]
     assert {"ms in jax, batch 4", "ms in onnxruntime, batch 1", "bytes of ONNX"} <= left.keys()
     spec, variables = export.load_network(out)
     assert spec["kept_channels"] == {"conv1": 4, "conv2": 4, "conv3": 8, "conv4": 8}
@@ -68,11 +68,12 @@ def test_what_it_leaves(finished, tmp_path, capsys):
 WRONG = {
     (): "workdir is missing; name a folder for a finished run",
     ("--workdir=W",): "out is missing; name a folder for the smaller network",
-    ("--workdir=W", "--out=O"): "give one of sparsity and macs",
+    ("--workdir=W", "--out=O"): "give one of sparsity, macs and params",
     ("--workdir=W", "--out=O", "--sparsity=1"): "sparsity is 1.0; it must be in [0, 1)",
     ("--workdir=W", "--out=O", "--macs=0"): "macs is 0.0; it must be in (0, 1]",
-    ("--workdir=W", "--out=O", "--macs=1", "--sparsity=0"): "give one of sparsity and macs",
+    ("--workdir=W", "--out=O", "--macs=1", "--sparsity=0"): "give one of sparsity, macs and params",
     ("--workdir=W", "--out=O", "--macs=1", "--batch_sizes=0"): "batch_sizes is ['0']; give some",
+    ("--workdir=W", "--out=O", "--params=1", "--rewind"): "rewind trains anew; give fine_tune",
     ("--workdir=W", "--out=O", "--macs=1"): "not started",
 }
 
