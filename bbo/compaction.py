@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
 from bbo import channels, trees, zeros
 from bbo.channels import Channels, Cut
@@ -78,12 +80,15 @@ def dead_channels(found: Channels, variables: PyTree) -> Cut:
 
 
 def smaller(variables: PyTree, cut: Cut) -> PyTree:
-    """The arrays without the positions of a cut."""
+    """The arrays without the positions of a cut; may be traced."""
 
     def shrink(name: str, leaf: Array) -> Array:
-        for axis in range(jnp.ndim(leaf)):
-            if (name, axis) in cut:
-                leaf = jnp.delete(leaf, cut[name, axis], axis, assume_unique_indices=True)
-        return leaf
+        cuts = [(axis, cut[name, axis]) for axis in range(jnp.ndim(leaf)) if (name, axis) in cut]
+        if cuts and not isinstance(leaf, Tracer):
+            leaf = np.asarray(leaf)  # in numpy nothing is compiled anew for each shape
+        numpy = np if isinstance(leaf, np.ndarray) else jnp
+        for axis, removed in cuts:
+            leaf = numpy.delete(leaf, removed, axis)
+        return jnp.asarray(leaf) if cuts else leaf
 
     return trees.map_named(shrink, variables)

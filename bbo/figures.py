@@ -101,8 +101,7 @@ def comparison_figure(
             panel.set_title(f"{granularity}s, {report.recovery_text(recovery)}", fontsize=10)
             panel.set(xlabel=axis.label.format(units=f"{granularity}s"), ylim=(0, 102))
             panel.grid(alpha=0.3)
-            if axis.falls:
-                panel.invert_xaxis()
+            panel.set_xlim(*((103, -3) if axis.falls else (-3, 103)))
         row[0].set_ylabel("test accuracy (%)")
     _add_legend_and_title(figure, title)
     return figure

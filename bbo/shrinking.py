@@ -55,9 +55,9 @@ class Shrunk(NamedTuple):
 
 
 def for_removal(config: ExperimentConfig, **settings: object) -> ExperimentConfig:
-    """Settings of a run changed so that filters are pruned clean, see ``PruningConfig``."""
+    """Settings of a run changed so that filters are pruned clean, in float32 under jit."""
     clean = {"granularity": ("filter",), "meaning": "clean", "prune_norm_scales": False}
-    return override(config, **clean, **settings)
+    return override(config, dtype="float32", parallel="jit", **clean, **settings)
 
 
 def shrink(run: Run, variables: PyTree, target: Target, *, round_to: int = 1) -> Shrunk:

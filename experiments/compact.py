@@ -10,6 +10,7 @@ cost.png and latency.csv; and, last, summary.json. Exit status: 0 done, 1 it fai
 """
 
 import dataclasses
+import importlib.util
 import pathlib
 import sys
 from collections.abc import Callable
@@ -24,7 +25,8 @@ from experiments import cli, options
 
 FLAGS = flags.FlagValues()
 _PLACE = {"flag_values": FLAGS, "module_name": " compact"}
-FORMATS = ("stablehlo", "onnx")
+FORMATS = {"stablehlo": ("flatbuffers",), "onnx": ("jax2onnx", "onnxruntime")}
+"""What can be exported, and what that needs."""
 EXPORTED_IMAGES = 8
 """With which exported networks are checked."""
 flags.DEFINE_string("workdir", None, "folder of a finished run", **_PLACE)
@@ -120,6 +122,9 @@ def check(values: flags.FlagValues) -> tuple[tuple[str, float], dict[str, Any]]:
         allowed = "[0, 1)" if name == "sparsity" else "(0, 1]"
         raise UsageError(f"{name} is {share}; it must be in {allowed}")
     batch_sizes(values)
+    needed = {name for chosen in values["format"].value for name in FORMATS[chosen]}
+    if missing := sorted(name for name in needed if not importlib.util.find_spec(name)):
+        raise UsageError(f"{' and '.join(missing)} not installed: pip install 'bbo[export]'")
     if values["rewind"].value and not values["fine_tune_epochs"].value:
         raise UsageError("rewind trains anew; give fine_tune_epochs, as many as the run had")
     names = ("scope", "criterion", "prune_on", "data_dir")

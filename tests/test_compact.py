@@ -78,6 +78,15 @@ WRONG = {
 }
 
 
+def test_what_is_not_installed_is_told_before_work_begins(tmp_path, monkeypatch, capsys):
+    found = compact.importlib.util.find_spec
+    gone = lambda name: None if name == "jax2onnx" else found(name)  # noqa: E731
+    monkeypatch.setattr(compact.importlib.util, "find_spec", gone)
+    assert run_program(f"--workdir={tmp_path}", f"--out={tmp_path}/out", "--macs=0.5") == 2
+    assert "jax2onnx not installed: pip install 'bbo[export]'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("argv", WRONG, ids=" ".join)
 def test_a_mistake_ends_in_one_line_and_writes_nothing(argv, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
