@@ -1,6 +1,4 @@
-"""Parameters, multiply-adds and bytes against closed forms; latency by a clock of our own."""
-
-import types
+"""Parameters, multiply-adds and bytes against closed forms."""
 
 import jax
 import jax.numpy as jnp
@@ -312,69 +310,3 @@ def test_bytes_of_activations(monkeypatch):
     # A shortcut is alive across what it goes around.
     around = lambda w, x: (y := x @ w["in"]) + jnp.tanh(jnp.sin(y))  # noqa: E731
     assert cost.activation_bytes(around, weights, float32(32, 16)) == 3 * hidden
-
-
-class Clock:
-    """A clock that stands still but for what is called, and what its results take."""
-
-    def __init__(self):
-        self.now, self.calls = 0.0, []
-
-    def perf_counter(self):
-        return self.now
-
-    def function(self, name, *, call=0.0, result=0.0):
-        """What call number i takes: ``call + i * result``, the second part after it returned."""
-
-        def function():
-            self.calls.append(name)
-            self.now += call
-            later = types.SimpleNamespace(block_until_ready=wait)
-            return {"logits": later}
-
-        def wait():
-            self.now += result * self.calls.count(name)
-
-        return function
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(cost, "time", clock)
-    return clock
-
-
-def test_latencies_are_measured_in_turn(clock):
-    functions = {"quick": clock.function("quick", call=1), "slow": clock.function("slow", call=3)}
-    found = cost.compare_latencies(functions, batch_size=8, seconds=20, warm_up=2)
-    # 2 x 20 seconds hold ten rounds of four.
-    assert clock.calls == ["quick", "slow"] * (1 + 2 + 10)
-    assert found == {"quick": (8, 1, 1, 1, 10), "slow": (8, 3, 3, 3, 10)}
-
-
-def test_latency_is_that_of_the_result_and_has_quartiles(clock):
-    functions = {"one": clock.function("one", call=10, result=1)}
-    found = cost.compare_latencies(functions, batch_size=1, seconds=0.1, warm_up=0)
-    # Of the calls 2 to 6, because the first is never measured, and at least five are.
-    assert found == {"one": cost.Latency(1, median=14, low=13, high=15, repeats=5)}
-
-
-def test_latency_of_a_compiled_function():
-    traced = []
-
-    def network(weights, x, *, scale=2.0):
-        traced.append(x.shape)
-        return x @ weights * scale
-
-    latency = cost.measure_latency(network, np.eye(8), np.ones((3, 8)), seconds=0.02)
-    assert traced == [(3, 8)]
-    assert latency.batch_size == 3 and latency.repeats >= 5
-    assert 0 < latency.low <= latency.median <= latency.high
-
-
-def test_latency_of_nothing():
-    with pytest.raises(UsageError, match=r"inputs is \[\(\)\]; it must be arrays \[n, ...\]"):
-        cost.measure_latency(jnp.multiply, 1.0, 2.0)
-    with pytest.raises(UsageError, match="functions is {}; it must be one or more"):
-        cost.compare_latencies({}, batch_size=1)
