@@ -135,8 +135,7 @@ def _is_or_holds_product(name: str, params: Mapping[str, Any]) -> bool:
 
 
 def _holds_product(value: Any) -> bool:
-    if isinstance(value, core.ClosedJaxpr):
-        value = value.jaxpr
+    value = getattr(value, "jaxpr", value)  # of a closed one
     if isinstance(value, core.Jaxpr):
         names = [(equation.primitive.name, equation.params) for equation in value.eqns]
         return any(name in PRODUCTS or _is_or_holds_product(name, given) for name, given in names)

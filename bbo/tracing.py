@@ -94,14 +94,14 @@ def trace(function: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -
     arrays = Arrays([], [], [], [], {}, [], [], set(), itertools.count())
     refs = []
     for name, aval in itertools.zip_longest(names, closed.in_avals):
-        axes = range(len(aval.shape))
+        axes = range(len(shape_of(aval)))
         if name is None:
             refs.append(_add(arrays, aval, [frozenset() for _ in axes], varies=True))
             _fix(arrays, refs[-1], "it is an axis of an input")
         else:
             origins = [frozenset({(name, axis)}) for axis in axes]
             refs.append(_add(arrays, aval, origins, varies=False))
-    program = _read(arrays, closed, refs)
+    program = _read(arrays, closed.jaxpr, closed.consts, refs)
     for output in program.outputs:
         _fix(arrays, output, "it is an axis of the result")
     return Traced(program, arrays, names, jax.tree.structure(shapes))
@@ -141,11 +141,11 @@ def _constant(arrays: Arrays, aval: Any, value: Any) -> int:
     return ref
 
 
-def _read(arrays: Arrays, closed: Any, inputs: Sequence[int]) -> Program:
-    """A closed jaxpr with all calls inlined."""
-    jaxpr, steps = closed.jaxpr, []
+def _read(arrays: Arrays, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[int]) -> Program:
+    """A jaxpr with all calls inlined."""
+    steps: list[Step] = []
     known = dict(zip(jaxpr.invars, inputs, strict=True))
-    for var, value in zip(jaxpr.constvars, closed.consts, strict=True):
+    for var, value in zip(jaxpr.constvars, consts, strict=True):
         known[var] = _constant(arrays, var.aval, value)
 
     def ref_of(atom: Any) -> int:
@@ -157,9 +157,9 @@ def _read(arrays: Arrays, closed: Any, inputs: Sequence[int]) -> Program:
         name = equation.primitive.name
         if name in INLINED:
             called = equation.params[INLINED[name]]
-            if not hasattr(called, "consts"):
-                called = core.ClosedJaxpr(called, ())
-            part = _read(arrays, called, operands)
+            is_closed = hasattr(called, "consts")
+            inner, held = (called.jaxpr, called.consts) if is_closed else (called, ())
+            part = _read(arrays, inner, held, operands)
             steps += part.steps
             results = part.outputs
         else:
@@ -237,7 +237,7 @@ def _inner(
         inputs.append(_add(arrays, aval, arrays.origins[ref][skip:], varies=arrays.varies[ref]))
         _alike(arrays, ref, inputs[-1], skip=skip)
         arrays.fixed.extend((nodes, LOOPED) for nodes in arrays.nodes[ref][:skip])
-    return _read(arrays, closed, inputs)
+    return _read(arrays, closed.jaxpr, closed.consts, inputs)
 
 
 def _results(
