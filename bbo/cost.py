@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from bbo import tracing, trees
+from bbo import flow, tracing, trees
 from bbo.tracing import Arrays, Program, Step
 from bbo.types import Params, PyTree, UsageError, require
 
@@ -213,7 +213,7 @@ def activation_bytes(function: Callable[..., PyTree], variables: PyTree, *inputs
 
 
 def _bytes_of(aval: Any) -> int:
-    return math.prod(tracing.shape_of(aval)) * getattr(aval, "dtype", np.dtype(bool)).itemsize
+    return math.prod(flow.shape_of(aval)) * getattr(aval, "dtype", np.dtype(bool)).itemsize
 
 
 def measure_latency(

@@ -10,7 +10,8 @@ from jax import lax
 
 from bbo import channels
 from bbo.channels import Channels, Cut
-from bbo.tracing import Program, Step, shape_of
+from bbo.flow import shape_of
+from bbo.tracing import Program, Step
 from bbo.types import Array, PyTree
 
 

@@ -13,20 +13,17 @@ import numpy as np
 from jax.extend import core
 
 from bbo import flow, trees
-from bbo.flow import Call, Flow, Place
+from bbo.flow import Call, Flow, Place, shape_of
 from bbo.types import PyTree
 
 INLINED = {
     "jit": "jaxpr",
-    "pjit": "jaxpr",
     "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
     "remat": "jaxpr",
     "remat2": "jaxpr",
     "checkpoint": "jaxpr",
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
-    "custom_vjp_call_jaxpr": "fun_jaxpr",
 }
 """Primitives that do nothing but call a program, and the parameter that holds it."""
 Member = tuple[str, int]
@@ -107,11 +104,6 @@ def trace(function: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -
     return Traced(program, arrays, names, jax.tree.structure(shapes))
 
 
-def shape_of(aval: Any) -> tuple[Any, ...]:
-    """Of a token, which has none: ()."""
-    return getattr(aval, "shape", ())
-
-
 def _add(arrays: Arrays, aval: Any, origins: Sequence[frozenset[Member]], *, varies: bool) -> int:
     """A new array whose positions are new."""
     lengths = [flow.length(size) for size in shape_of(aval)]
@@ -156,10 +148,7 @@ def _read(arrays: Arrays, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[in
         operands = tuple(map(ref_of, equation.invars))
         name = equation.primitive.name
         if name in INLINED:
-            called = equation.params[INLINED[name]]
-            is_closed = hasattr(called, "consts")
-            inner, held = (called.jaxpr, called.consts) if is_closed else (called, ())
-            part = _read(arrays, inner, held, operands)
+            part = _read(arrays, *_opened(equation.params[INLINED[name]]), operands)
             steps += part.steps
             results = part.outputs
         else:
@@ -169,6 +158,11 @@ def _read(arrays: Arrays, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[in
             results = step.results
         known |= dict(zip(equation.outvars, results, strict=True))
     return Program(tuple(inputs), tuple(map(ref_of, jaxpr.outvars)), steps)
+
+
+def _opened(jaxpr: Any) -> tuple[Any, Sequence[Any]]:
+    """A jaxpr and its constants; which of the kinds a primitive holds differs between jax's."""
+    return (jaxpr.jaxpr, jaxpr.consts) if hasattr(jaxpr, "consts") else (jaxpr, ())
 
 
 def _step(arrays: Arrays, equation: Any, operands: tuple[int, ...], avals: list[Any]) -> Step:
@@ -220,24 +214,26 @@ def _alike(arrays: Arrays, one: int, other: int, *, skip: int = 0) -> None:
 
 
 def _inner(
-    arrays: Arrays, closed: Any, outer: Sequence[int], *, looped: int | None = None
+    arrays: Arrays, jaxpr: Any, outer: Sequence[int], *, looped: int | None = None
 ) -> Program:
     """A program within another one, its inputs tied to arrays outside.
 
     Args:
       arrays: all of them.
-      closed: the jaxpr.
+      jaxpr: with its constants or without.
       outer: for each input, the array that it is; from ``looped`` on, a part of it each time,
         along the first axis.
       looped: see ``outer``.
     """
     inputs = []
-    for number, (ref, aval) in enumerate(zip(outer, closed.in_avals, strict=True)):
+    jaxpr, consts = _opened(jaxpr)
+    avals = [var.aval for var in jaxpr.invars]
+    for number, (ref, aval) in enumerate(zip(outer, avals, strict=True)):
         skip = int(looped is not None and number >= looped)
         inputs.append(_add(arrays, aval, arrays.origins[ref][skip:], varies=arrays.varies[ref]))
         _alike(arrays, ref, inputs[-1], skip=skip)
         arrays.fixed.extend((nodes, LOOPED) for nodes in arrays.nodes[ref][:skip])
-    return _read(arrays, closed.jaxpr, closed.consts, inputs)
+    return _read(arrays, jaxpr, consts, inputs)
 
 
 def _results(
@@ -255,13 +251,23 @@ def _results(
 
 
 def _scan(arrays: Arrays, equation: Any, operands: tuple[int, ...], avals: list[Any]) -> Step:
-    params = equation.params
-    carry = slice(params["num_consts"], params["num_consts"] + params["num_carry"])
-    program = _inner(arrays, params["jaxpr"], operands, looped=carry.stop)
-    for ref, output in zip(operands[carry], program.outputs, strict=False):
+    # Told by their ranks, since not every jax says how many operands are of which kind.
+    jaxpr, _ = _opened(equation.params["jaxpr"])
+    parts = _more_axes([arrays.avals[ref] for ref in operands], jaxpr.invars)
+    num_carry = len(avals) - _more_axes(avals, jaxpr.outvars)
+    looped = len(operands) - parts
+    counts = {"num_consts": looped - num_carry, "num_carry": num_carry}
+    program = _inner(arrays, equation.params["jaxpr"], operands, looped=looped)
+    for ref, output in zip(operands[looped - num_carry : looped], program.outputs, strict=False):
         _alike(arrays, ref, output)
-    results = _results(arrays, avals, program, looped=params["num_carry"])
-    return Step(equation.primitive, params, operands, results, Flow(), (program,))
+    results = _results(arrays, avals, program, looped=num_carry)
+    return Step(equation.primitive, equation.params | counts, operands, results, Flow(), (program,))
+
+
+def _more_axes(outer: Sequence[Any], inner: Sequence[Any]) -> int:
+    """How many arrays have an axis more outside of a loop than in it."""
+    pairs = zip(outer, inner, strict=True)
+    return sum(len(shape_of(aval)) > len(shape_of(var.aval)) for aval, var in pairs)
 
 
 def _while(arrays: Arrays, equation: Any, operands: tuple[int, ...], avals: list[Any]) -> Step:

@@ -9,7 +9,8 @@ import numpy as np
 
 from bbo import flow, trees
 from bbo.channels import Channels
-from bbo.tracing import Arrays, Program, Step, shape_of
+from bbo.flow import shape_of
+from bbo.tracing import Arrays, Program, Step
 from bbo.types import PyTree
 
 Zeros = tuple[np.ndarray, ...]

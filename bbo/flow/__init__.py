@@ -9,9 +9,9 @@ from collections.abc import Callable
 import numpy as np
 
 from bbo.flow import arithmetic, lookups, shapes
-from bbo.flow.positions import Call, Flow, Place, Tie, length, unknown
+from bbo.flow.positions import Call, Flow, Place, Tie, length, shape_of, unknown
 
-__all__ = ["ELEMENTWISE", "RULES", "Call", "Flow", "Place", "Tie", "flow_of", "length"]
+__all__ = ["ELEMENTWISE", "RULES", "Call", "Flow", "Place", "Tie", "flow_of", "length", "shape_of"]
 
 ELEMENTWISE = (
     "abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil "

@@ -47,6 +47,11 @@ class Call(NamedTuple):
     """Of each operand and axis: whether positions of a parameter are carried along it."""
 
 
+def shape_of(aval: Any) -> tuple[Any, ...]:
+    """Of a token, which has none: ()."""
+    return getattr(aval, "shape", ())
+
+
 def length(size: Any) -> int:
     """How many positions of an axis are told apart: one, where its size is a symbol."""
     return size if isinstance(size, int) else 1
