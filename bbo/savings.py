@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from bbo import cost
+from bbo import cost, timing
 from bbo.types import Array, PyTree
 
 NETWORKS = ("dense", "compact")
@@ -75,14 +75,14 @@ def latencies(
       seconds: for each network and batch size.
 
     Returns:
-      keys ``runtime``, ``network``, and those of ``cost.Latency``.
+      keys ``runtime``, ``network``, and those of ``timing.Latency``.
     """
     rows = []
     for runtime, networks in runtimes.items():
         for batch_size in batch_sizes:
             batch = jnp.resize(images, (batch_size, *images.shape[1:]))
             calls = {name: _bound(call, batch) for name, call in networks.items()}
-            found = cost.compare_latencies(calls, batch_size=batch_size, seconds=seconds)
+            found = timing.compare_latencies(calls, batch_size=batch_size, seconds=seconds)
             rows += [
                 {"runtime": runtime, "network": name, **latency._asdict()}
                 for name, latency in found.items()

@@ -15,7 +15,7 @@ PROGRAMS = sorted(
 
 LEAVES = (
     "perturb noise pruning prepared records data recovery least_squares models optim metrics "
-    "sharding checkpoint workdir report progress preemption flow export comparison"
+    "sharding checkpoint workdir report progress preemption flow export comparison timing"
 )
 ORDER = [
     "types catalog",

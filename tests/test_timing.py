@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bbo import cost
+from bbo import timing
 from bbo.types import UsageError
 
 
@@ -37,13 +37,13 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(cost, "time", clock)
+    monkeypatch.setattr(timing, "time", clock)
     return clock
 
 
 def test_latencies_are_measured_in_turn(clock):
     functions = {"quick": clock.function("quick", call=1), "slow": clock.function("slow", call=3)}
-    found = cost.compare_latencies(functions, batch_size=8, seconds=20, warm_up=2)
+    found = timing.compare_latencies(functions, batch_size=8, seconds=20, warm_up=2)
     # 2 x 20 seconds hold ten rounds of four.
     assert clock.calls == ["quick", "slow"] * (1 + 2 + 10)
     assert found == {"quick": (8, 1, 1, 1, 10), "slow": (8, 3, 3, 3, 10)}
@@ -51,9 +51,9 @@ def test_latencies_are_measured_in_turn(clock):
 
 def test_latency_is_that_of_the_result_and_has_quartiles(clock):
     functions = {"one": clock.function("one", call=10, result=1)}
-    found = cost.compare_latencies(functions, batch_size=1, seconds=0.1, warm_up=0)
+    found = timing.compare_latencies(functions, batch_size=1, seconds=0.1, warm_up=0)
     # Of the calls 2 to 6, because the first is never measured, and at least five are.
-    assert found == {"one": cost.Latency(1, median=14, low=13, high=15, repeats=5)}
+    assert found == {"one": timing.Latency(1, median=14, low=13, high=15, repeats=5)}
 
 
 def test_latency_of_a_compiled_function():
@@ -63,7 +63,7 @@ def test_latency_of_a_compiled_function():
         traced.append(x.shape)
         return x @ weights * scale
 
-    latency = cost.measure_latency(network, np.eye(8), np.ones((3, 8)), seconds=0.02)
+    latency = timing.measure_latency(network, np.eye(8), np.ones((3, 8)), seconds=0.02)
     assert traced == [(3, 8)]
     assert latency.batch_size == 3 and latency.repeats >= 5
     assert 0 < latency.low <= latency.median <= latency.high
@@ -71,6 +71,6 @@ def test_latency_of_a_compiled_function():
 
 def test_latency_of_nothing():
     with pytest.raises(UsageError, match=r"inputs is \[\(\)\]; it must be arrays \[n, ...\]"):
-        cost.measure_latency(jnp.multiply, 1.0, 2.0)
+        timing.measure_latency(jnp.multiply, 1.0, 2.0)
     with pytest.raises(UsageError, match="functions is {}; it must be one or more"):
-        cost.compare_latencies({}, batch_size=1)
+        timing.compare_latencies({}, batch_size=1)
