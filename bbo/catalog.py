@@ -47,5 +47,9 @@ CRITERIA = ("l2", "l1", "norm_scale", "taylor", "geometric_median", "random")
 FILTER_CRITERIA = ("norm_scale", "geometric_median")
 """Criteria that exist for whole filters only."""
 RECOVERIES = ("none", "batch_norm", "bias", "least_squares")
+LAYERWISE = {"bias", "least_squares"}
+"""Recoveries that restore what layers put out before they were pruned."""
+SCHEDULES = ("cubic", "linear", "geometric")
+"""Of the share removed after each of several pruning iterations."""
 QUIRKY_NORM_SCALES = {"vgg": r"_norm/scale$", "thin_resnet": r"shortcut_norm/scale$"}
 """The BatchNorm scales, by network family, that the authors' program prunes by name accident."""

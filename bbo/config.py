@@ -4,9 +4,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from bbo.catalog import DATASETS, FILTER_CRITERIA
+from bbo.catalog import DATASETS, FILTER_CRITERIA, LAYERWISE
 from bbo.settings import (
     DataConfig,
+    IterationConfig,
     ModelConfig,
     NoiseConfig,
     OptimizerConfig,
@@ -18,6 +19,7 @@ from bbo.types import UsageError, require
 __all__ = [
     "DataConfig",
     "ExperimentConfig",
+    "IterationConfig",
     "ModelConfig",
     "NoiseConfig",
     "OptimizerConfig",
@@ -40,6 +42,7 @@ class ExperimentConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
     pruning: PruningConfig = PruningConfig()
+    iterations: IterationConfig = IterationConfig()
 
     def __post_init__(self):
         size = DATASETS[self.data.dataset].image_shape[0]
@@ -68,6 +71,16 @@ class ExperimentConfig:
             raise UsageError("scope 'group' prunes whole filters; set granularity to 'filter'")
         if self.pruning.scope == "group" and self.pruning.meaning != "clean":
             raise UsageError("scope 'group' removes whole channels; set meaning to 'clean'")
+        if self.iterations.prune_iterations > 1 and len(self.pruning.granularity) > 1:
+            raise UsageError(
+                "prune_iterations trains what is left of one pruning; set granularity to one of "
+                + ", ".join(self.pruning.granularity)
+            )
+        if self.iterations.prune_iterations > 1 and set(self.pruning.recovery) & LAYERWISE:
+            raise UsageError(
+                f"recovery {' and '.join(sorted(LAYERWISE))} mend what was not trained since it "
+                "was pruned; with prune_iterations set recovery to none, batch_norm or both"
+            )
 
 
 def sections(config: type | ExperimentConfig) -> dict[str, type]:

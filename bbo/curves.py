@@ -161,14 +161,32 @@ def curve_tools(run: Run, variables: PyTree, poll: Poll) -> evaluate.CurveTools:
         return on_validation | accuracy_on(run, "test", variables, poll)
 
     by_group = config.scope == "group"
+    chosen = tied if by_group else scores
+    if run.config.iterations.prune_iterations > 1:
+        chosen = _pruned_first(variables["params"], chosen)
     return evaluate.CurveTools(
-        scores=tied if by_group else scores,
+        scores=chosen,
         recoveries=_recoveries(run, variables, batches, poll),
         evaluate=measure,
         macs=run.macs,
         norms=grouping.norms_of(groups) if by_group else pruning.norm_of,
         compact=_compact_share(run, found),
     )
+
+
+def _pruned_first(
+    params: Params, scores: Callable[[str], dict[str, Array]]
+) -> Callable[[str], dict[str, Array]]:
+    """The scores, lowest for what is zero: what an earlier pruning removed is removed again."""
+    leaves = trees.flatten(params)
+
+    def lowered(name: str, values: Array) -> Array:
+        within = tuple(range(leaves[name].ndim - values.ndim))
+        return jnp.where(jnp.all(leaves[name] == 0, axis=within), -jnp.inf, values)
+
+    return lambda granularity: {
+        name: lowered(name, values) for name, values in scores(granularity).items()
+    }
 
 
 def find_channels(run: Run, variables: PyTree) -> Channels:

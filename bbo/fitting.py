@@ -41,7 +41,11 @@ class Progress(NamedTuple):
 
 
 def train_network(
-    run: Run, workdir: pathlib.Path, should_stop: ShouldStop = preemption.never
+    run: Run,
+    workdir: pathlib.Path,
+    should_stop: ShouldStop = preemption.never,
+    *,
+    start: int = 0,
 ) -> tuple[Network, int]:
     """Trains from the newest checkpoint, or from the beginning.
 
@@ -49,6 +53,7 @@ def train_network(
       run: from ``runs.set_up``.
       workdir: for metrics and checkpoints.
       should_stop: asked after each step, each batch of an evaluation and each epoch.
+      start: the count of work that was done before this training.
 
     Returns:
       the selected network, and the count of work done until the end of training.
@@ -64,6 +69,7 @@ def train_network(
         if count:
             steps = f"{len(progress.collected)} of {run.steps_per_epoch} steps"
             tell(f"going on after {progress.epochs} epochs and {steps}")
+        count = count or start
         poll = preemption.poller(should_stop, count)
         with recorder(run, workdir, restored) as (record, show):
             try:

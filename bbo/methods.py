@@ -44,6 +44,11 @@ def settings_of(config: ExperimentConfig) -> dict[str, Any]:
     }
     if config.pruning.recovery == ("none",) and config.pruning.criterion != "taylor":
         sections["pruning"]["recovery_images"] = None
+    iterations = config.iterations
+    unused = ("retrain_rate",) if iterations.rewind else ()
+    if iterations.prune_iterations == 1:
+        unused = tuple(name for name in sections["iterations"] if name != "prune_iterations")
+    sections["iterations"] |= dict.fromkeys(unused)
     flat = {name: value for section in sections.values() for name, value in section.items()}
     return {name: value for name, value in flat.items() if name not in NO_PART}
 

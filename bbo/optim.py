@@ -71,19 +71,57 @@ def reset_every(inner: optax.GradientTransformation, steps: int) -> optax.Gradie
     return optax.GradientTransformation(init, update)
 
 
+class HoldState(NamedTuple):
+    """State of ``hold``."""
+
+    masks: PyTree
+    """A bool for every number, True where it may change."""
+    inner: PyTree
+
+
+def hold(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Leaves alone what the masks in its state say; at first they let everything change.
+
+    What is zero and held stays zero. As the masks are part of the state, they are saved with it,
+    and one compiled program serves all of them.
+    """
+
+    def init(params: PyTree) -> HoldState:
+        everything = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, bool), params)
+        return HoldState(everything, inner.init(params))
+
+    def update(updates: PyTree, state: Any, params: PyTree = None) -> tuple[PyTree, HoldState]:
+        updates, inner_state = inner.update(updates, state.inner, params)
+        held = jax.tree.map(
+            lambda change, mask: jnp.where(mask, change, jnp.zeros_like(change)),
+            updates,
+            state.masks,
+        )
+        return held, HoldState(state.masks, inner_state)
+
+    return optax.GradientTransformation(init, update)
+
+
 def create_optimizer(
-    config: OptimizerConfig, *, epochs: int, steps_per_epoch: int
+    config: OptimizerConfig, *, epochs: int, steps_per_epoch: int, holding: bool = False
 ) -> optax.GradientTransformation:
     """``g += weight_decay * p``; Nesterov momentum; ``p -= learning_rate * update``.
 
     The weight decay reaches every parameter, biases and norm scales too, as in the paper.
+
+    Args:
+      config: its settings.
+      epochs: of the whole training.
+      steps_per_epoch: updates in each.
+      holding: as ``hold`` of it.
     """
     momentum = optax.trace(decay=config.momentum, nesterov=True)
     if config.reset_momentum:
         momentum = reset_every(momentum, steps_per_epoch)
     schedule = learning_rate_schedule(config, epochs=epochs, steps_per_epoch=steps_per_epoch)
-    return optax.chain(
+    optimizer = optax.chain(
         optax.add_decayed_weights(config.weight_decay),
         momentum,
         optax.scale_by_learning_rate(schedule),
     )
+    return hold(optimizer) if holding else optimizer

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from bbo import cost, curves, fitting, members, preemption, report, runs, sharding
+from bbo import cost, iterating, members, preemption, report, runs, sharding
 from bbo import workdir as workdirs
 from bbo.config import ExperimentConfig
 from bbo.types import RunError, UsageError
@@ -115,9 +115,9 @@ def _started(workdir: pathlib.Path, config: ExperimentConfig) -> Iterator[None]:
 
 def _complete(run: runs.Run, workdir: pathlib.Path, should_stop: preemption.ShouldStop) -> Result:
     """Trains on, prunes, evaluates and writes."""
-    network, count = fitting.train_network(run, workdir, should_stop)
-    poll = preemption.poller(should_stop, count)
-    rows = curves.prune_network(run, network, workdir, poll)
+    stages = iterating.train_and_prune(run, workdir, should_stop)
+    network = stages[0].network
+    rows = [row for stage in stages for row in stage.rows]
     seconds = sum(row.pop("seconds", 0.0) for row in rows)
     summary = {
         "selected_epoch": int(network.epoch),
@@ -127,13 +127,13 @@ def _complete(run: runs.Run, workdir: pathlib.Path, should_stop: preemption.Shou
     }
     if not sharding.is_first_process():
         return Result(workdir, pd.DataFrame(rows), summary)
-    return _finish(run.config, workdir, rows, summary)
+    return _finish(run.config, workdir, stages, summary)
 
 
 def _finish(
     config: ExperimentConfig,
     workdir: pathlib.Path,
-    rows: list[dict[str, Any]],
+    stages: list[iterating.Stage],
     summary: dict[str, Any],
 ) -> Result:
     """Writes the curve and, last of all, the summary.
@@ -141,15 +141,18 @@ def _finish(
     Raises:
       RunError: there is nothing to write; the same command prunes and measures again.
     """
+    rows = [row for stage in stages for row in stage.rows]
     failed = [row["error"] for row in rows if row.get("error")]
     if len(failed) == len(rows):
-        (workdir / "curve.jsonl").unlink()
+        _forget(stages)
         raise RunError(f"no point of the pruning curve could be measured; the first: {failed[0]}")
     report.write_curve(workdir / "curve.csv", rows)
     curve = report.read_curve(workdir / "curve.csv")
     heading = f"{report.title(config)}\n{report.subtitle(config)}"
     report.plot_curve(workdir / "curve.png", curve, title=heading)
-    epochs = workdirs.read_lines(workdir / "metrics.jsonl")
+    epochs = [
+        epoch for stage in stages for epoch in workdirs.read_lines(stage.folder / "metrics.jsonl")
+    ]
     summary = {
         "unpruned_test_top1": _unpruned(curve),
         "seconds_to_train": round(sum(epoch["seconds"] for epoch in epochs), 2),
@@ -158,8 +161,14 @@ def _finish(
     }
     workdirs.write_json(workdir / "summary.json", summary)
     # Not before: a run that is ended in between would measure all again.
-    (workdir / "curve.jsonl").unlink()
+    _forget(stages)
     return Result(workdir, curve, summary)
+
+
+def _forget(stages: list[iterating.Stage]) -> None:
+    """Removes the points that were kept while others were measured."""
+    for stage in stages:
+        (stage.folder / "curve.jsonl").unlink()
 
 
 def _unpruned(curve: pd.DataFrame) -> dict[str, float]:

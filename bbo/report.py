@@ -97,11 +97,15 @@ def subtitle(config: ExperimentConfig) -> str:
     >>> subtitle(ExperimentConfig())
     'network best_validation of seed 0, width 1; pruned by l2, scope local, meaning clean'
     """
-    train, pruning = config.train, config.pruning
-    return (
+    train, pruning, iterations = config.train, config.pruning, config.iterations
+    text = (
         f"network {train.select} of seed {train.seed}, width {config.model.width:g}; "
         f"pruned by {pruning.criterion}, scope {pruning.scope}, meaning {pruning.meaning}"
     )
+    if iterations.prune_iterations > 1:
+        rewound = ", each from the initial weights" if iterations.rewind else ""
+        text += f"; {iterations.prune_iterations} times {iterations.retrain_epochs} epochs{rewound}"
+    return text
 
 
 def plot_curve(path: pathlib.Path, curve: pd.DataFrame, *, title: str) -> None:

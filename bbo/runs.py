@@ -60,7 +60,8 @@ def set_up(
     Args:
       config: all settings.
       devices: to run on; None takes all.
-      like: a run that differs in seed and noise alone, to share images, programs and devices with.
+      like: a run that differs in seed, noise and training alone, to share images, other programs
+        and devices with.
       kept: the channels of a network that has lost some, see ``models.kept_channels``.
 
     Raises:
@@ -83,7 +84,10 @@ def set_up(
     sharding.check_divides(batch_size, mesh.size)
     steps_per_epoch = num_train // batch_size
     optimizer = optim.create_optimizer(
-        config.optimizer, epochs=config.train.epochs, steps_per_epoch=steps_per_epoch
+        config.optimizer,
+        epochs=config.train.epochs,
+        steps_per_epoch=steps_per_epoch,
+        holding=config.iterations.prune_iterations > 1,
     )
     if like:
         programs = like.programs._replace(train=create_train(config, optimizer, mesh))

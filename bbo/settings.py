@@ -5,10 +5,7 @@ unique over all sections, so that a flag needs no prefix.
 """
 
 import dataclasses
-import math
 import re
-from collections.abc import Callable
-from typing import Any
 
 from bbo.catalog import (
     CRITERIA,
@@ -16,98 +13,54 @@ from bbo.catalog import (
     MEANINGS,
     RECOVERIES,
     REGULARISERS,
+    SCHEDULES,
     SCOPES,
     UNITS,
 )
-from bbo.types import UsageError, require, require_one_of
+from bbo.fields import check_choices, check_pattern, check_range, setting
+from bbo.types import require
 
 MODEL_PATTERN = re.compile(
     r"vgg(11|13|16|19)|thin_resnet(18|34)|resnet(18|34|50)|wrn[0-9]{1,3}_[0-9]{1,2}|small_cnn"
 )
-
-KINDS = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "text",
-    tuple: "a tuple",
-}
-"""The types that settings have, in words."""
-
-
-def _setting(default: Any, help: str, *, one_of: tuple = (), some_of: tuple = ()) -> Any:
-    metadata = {"help": help, "one_of": one_of, "some_of": some_of}
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-def _check_pattern(name: str, pattern: str) -> None:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise UsageError(f"{name} is {pattern!r}, not a regular expression: {error}") from None
-
-
-def _check_choices(section: Any) -> None:
-    for field in dataclasses.fields(section):
-        value = getattr(section, field.name)
-        require(_is_a(type(field.default), value), field.name, value, KINDS[type(field.default)])
-        one_of, some_of = field.metadata["one_of"], field.metadata["some_of"]
-        if one_of:
-            require_one_of(one_of, field.name, value)
-        if some_of:
-            allowed = "one or more of " + ", ".join(some_of) + ", each once"
-            valid = set(value) <= set(some_of) and len(set(value)) == len(value) > 0
-            require(valid, field.name, ",".join(value), allowed)
-
-
-def _is_a(kind: type, value: Any) -> bool:
-    """Exactly of that type, so that True is no number; an int will do for a float."""
-    return type(value) is kind or (kind is float and type(value) is int)
-
-
-def _check_range(section: Any, **limits: tuple[Callable[[Any], bool], str]) -> None:
-    for name, (valid, allowed) in limits.items():
-        value = getattr(section, name)
-        finite = not isinstance(value, float) or math.isfinite(value)
-        require(finite and valid(value), name, value, allowed)
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """Which images, from where, and how they are split."""
 
-    dataset: str = _setting("digits", "images to learn", one_of=tuple(DATASETS))
-    data_dir: str = _setting(
+    dataset: str = setting("digits", "images to learn", one_of=tuple(DATASETS))
+    data_dir: str = setting(
         "~/tensorflow_datasets", "folder of prepared TensorFlow datasets (not used by digits)"
     )
-    cache_dir: str = _setting("~/.cache/bbo", "folder for decoded images (made anew when absent)")
-    validation_fraction: float = _setting(
+    cache_dir: str = setting("~/.cache/bbo", "folder for decoded images (made anew when absent)")
+    validation_fraction: float = setting(
         0.1, "share of the training images held out to make decisions on, in [0, 1)"
     )
-    augment: bool = _setting(
+    augment: bool = setting(
         True, "random crop and flip where the dataset has them (digits has none)"
     )
 
     def __post_init__(self):
-        _check_choices(self)
-        _check_range(self, validation_fraction=(lambda v: 0 <= v < 1, "in [0, 1)"))
+        check_choices(self)
+        check_range(self, validation_fraction=(lambda v: 0 <= v < 1, "in [0, 1)"))
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """A network."""
 
-    model: str = _setting(
+    model: str = setting(
         "small_cnn",
         "small_cnn (8x8 digits), vgg11 13 16 19, thin_resnet18 34 (of the paper), "
         "resnet18 34 50 (full width), or wrnDEPTH_WIDTH such as wrn28_10",
     )
-    width: float = _setting(1.0, "factor on the number of channels of every layer, > 0")
-    conv_bias: bool = _setting(False, "give the convolutions a bias, as the paper's networks have")
-    norm_momentum: float = _setting(
+    width: float = setting(1.0, "factor on the number of channels of every layer, > 0")
+    conv_bias: bool = setting(False, "give the convolutions a bias, as the paper's networks have")
+    norm_momentum: float = setting(
         0.9, "share of the running BatchNorm statistics kept at each step, in [0, 1)"
     )
-    final_norm_momentum: float = _setting(
+    final_norm_momentum: float = setting(
         0.9, "norm_momentum of the last BatchNorm of a wide resnet (the paper's: 0.1)"
     )
 
@@ -123,7 +76,7 @@ class ModelConfig:
             allowed = "wrnDEPTH_WIDTH with DEPTH = 10, 16, 22, 28, ... (6n + 4) and WIDTH >= 1"
             require(depth >= 10 and depth % 6 == 4 and widen >= 1, "model", self.model, allowed)
         momentum = (lambda v: 0 <= v < 1, "in [0, 1)")
-        _check_range(
+        check_range(
             self,
             width=(lambda v: 0 < v <= 16, "in (0, 16]"),
             norm_momentum=momentum,
@@ -135,31 +88,31 @@ class ModelConfig:
 class NoiseConfig:
     """The regulariser: what noise is put on the weights or activations while training."""
 
-    noise: str = _setting("batch_bridgeout", "regulariser", one_of=REGULARISERS)
-    rate: float = _setting(0.3, "probability of dropping, in (0, 1)")
-    q: float = _setting(1.5, "norm of the penalty that the bridgeouts and sparseout apply, > 0")
-    target_fraction: float = _setting(
+    noise: str = setting("batch_bridgeout", "regulariser", one_of=REGULARISERS)
+    rate: float = setting(0.3, "probability of dropping, in (0, 1)")
+    q: float = setting(1.5, "norm of the penalty that the bridgeouts and sparseout apply, > 0")
+    target_fraction: float = setting(
         0.75,
         "batch_bridgeout, targeted_dropout: only this weakest share of the units is perturbed, "
         "in (0, 1]",
     )
-    target_unit: str = _setting(
+    target_unit: str = setting(
         "kernel",
         "what is ranked for targeting: single weights or 2-D kernels within their filter, "
         "or whole filters within their layer",
         one_of=UNITS,
     )
-    activation_target_fraction: float = _setting(
+    activation_target_fraction: float = setting(
         1.0, "dropout, sparseout: only this weakest share of channel maps is perturbed, in (0, 1]"
     )
-    shakeout_c: float = _setting(0.1, "strength of shakeout's constant part, >= 0")
-    noise_on: str = _setting(
+    shakeout_c: float = setting(0.1, "strength of shakeout's constant part, >= 0")
+    noise_on: str = setting(
         "", "regular expression on parameter names; empty: every spatial (not 1x1) convolution"
     )
 
     def __post_init__(self):
-        _check_choices(self)
-        _check_range(
+        check_choices(self)
+        check_range(
             self,
             rate=(lambda v: 0 < v < 1, "in (0, 1), for instance 0.3; no noise is --noise=none"),
             q=(lambda v: 0 < v <= 8, "in (0, 8]"),
@@ -167,37 +120,37 @@ class NoiseConfig:
             activation_target_fraction=(lambda v: 0 < v <= 1, "in (0, 1]"),
             shakeout_c=(lambda v: v >= 0, ">= 0"),
         )
-        _check_pattern("noise_on", self.noise_on)
+        check_pattern("noise_on", self.noise_on)
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
     """SGD with Nesterov momentum and coupled weight decay."""
 
-    learning_rate: float = _setting(0.1, "peak learning rate, > 0")
-    momentum: float = _setting(0.9, "Nesterov momentum, in [0, 1)")
-    weight_decay: float = _setting(5e-4, "added to the gradient of every parameter, >= 0")
-    schedule: str = _setting(
+    learning_rate: float = setting(0.1, "peak learning rate, > 0")
+    momentum: float = setting(0.9, "Nesterov momentum, in [0, 1)")
+    weight_decay: float = setting(5e-4, "added to the gradient of every parameter, >= 0")
+    schedule: str = setting(
         "step",
         "step: times decay_factor after each milestone, in whole epochs; cosine: to 0 after a "
         "linear warm-up; constant",
         one_of=("step", "cosine", "constant"),
     )
-    milestones: tuple[float, ...] = _setting(
+    milestones: tuple[float, ...] = setting(
         (60 / 230, 120 / 230, 160 / 230, 200 / 230),
         "increasing shares of the epochs after which the step schedule decays, in (0, 1)",
     )
-    decay_factor: float = _setting(0.2, "factor of the step schedule, in (0, 1]")
-    warmup_fraction: float = _setting(0.1, "share of the steps that warm up (cosine), in [0, 1)")
-    label_smoothing: float = _setting(0.0, "probability spread over all classes, in [0, 1)")
-    reset_momentum: bool = _setting(
+    decay_factor: float = setting(0.2, "factor of the step schedule, in (0, 1]")
+    warmup_fraction: float = setting(0.1, "share of the steps that warm up (cosine), in [0, 1)")
+    label_smoothing: float = setting(0.0, "probability spread over all classes, in [0, 1)")
+    reset_momentum: bool = setting(
         False, "set the momentum to zero at each epoch, as the authors' program does"
     )
 
     def __post_init__(self):
-        _check_choices(self)
+        check_choices(self)
         share = (lambda v: 0 <= v < 1, "in [0, 1)")
-        _check_range(
+        check_range(
             self,
             learning_rate=(lambda v: v > 0, "> 0"),
             momentum=share,
@@ -216,30 +169,30 @@ class OptimizerConfig:
 class TrainConfig:
     """How long, how, and what is kept."""
 
-    epochs: int = _setting(230, "passes over the training images, >= 1")
-    batch_size: int = _setting(128, "images in a step, over all devices, >= 2")
-    seed: int = _setting(
+    epochs: int = setting(230, "passes over the training images, >= 1")
+    batch_size: int = setting(128, "images in a step, over all devices, >= 2")
+    seed: int = setting(
         0, "of initial weights, order of images, augmentation, noise and validation split, >= 0"
     )
-    dtype: str = _setting(
+    dtype: str = setting(
         "float32", "of the computation; parameters are float32", one_of=("float32", "bfloat16")
     )
-    parallel: str = _setting(
+    parallel: str = setting(
         "jit",
         "how several devices work together: jit over a mesh, or pmap",
         one_of=("jit", "pmap"),
     )
-    select: str = _setting(
+    select: str = setting(
         "best_validation",
         "the network that is pruned: of the last epoch, or of the epoch with the best accuracy",
         one_of=("last", "best_validation", "best_test"),
     )
-    checkpoint_every: int = _setting(10, "epochs between checkpoints, >= 1")
+    checkpoint_every: int = setting(10, "epochs between checkpoints, >= 1")
 
     def __post_init__(self):
-        _check_choices(self)
+        check_choices(self)
         positive = (lambda v: v >= 1, ">= 1")
-        _check_range(
+        check_range(
             self,
             epochs=positive,
             batch_size=(lambda v: v >= 2, ">= 2"),
@@ -252,32 +205,32 @@ class TrainConfig:
 class PruningConfig:
     """What is removed after training, and how the network is mended."""
 
-    sparsities: tuple[float, ...] = _setting(
+    sparsities: tuple[float, ...] = setting(
         tuple(i / 10 for i in range(10)), "shares to remove, increasing, each in [0, 1)"
     )
-    granularity: tuple[str, ...] = _setting(
+    granularity: tuple[str, ...] = setting(
         ("filter", "weight"), "what is removed; a curve for each", some_of=UNITS
     )
-    criterion: str = _setting("l2", "score of importance; the lowest are removed", one_of=CRITERIA)
-    scope: str = _setting(
+    criterion: str = setting("l2", "score of importance; the lowest are removed", one_of=CRITERIA)
+    scope: str = setting(
         "local",
         "what competes: local (filters in their layer, kernels and weights in their filter), "
         "layer, global, or group (as local; channels that layers share are pruned in all of them)",
         one_of=SCOPES,
     )
-    meaning: str = _setting(
+    meaning: str = setting(
         "clean",
         "what removing a filter means: published (only its kernel is zero; the channel still "
         "emits a constant) or clean (bias, norm scale and shift too: the channel is dead)",
         one_of=MEANINGS,
     )
-    prune_on: str = _setting(
+    prune_on: str = setting(
         "", "regular expression on kernel names; empty: every convolution, not the dense layer"
     )
-    prune_norm_scales: bool = _setting(
+    prune_norm_scales: bool = setting(
         False, "also rank and prune the BatchNorm scales that the authors' name test catches"
     )
-    recovery: tuple[str, ...] = _setting(
+    recovery: tuple[str, ...] = setting(
         ("none", "batch_norm"),
         "what mends the pruned network without training; a curve for each (batch_norm: BatchNorm "
         "statistics estimated anew; bias: that, and the mean that outputs without a norm have lost "
@@ -285,11 +238,11 @@ class PruningConfig:
         "to what each layer put out before; all on training images, the last two on 1024 at most)",
         some_of=RECOVERIES,
     )
-    recovery_images: int = _setting(5120, "training images that a recovery may look at, >= 1")
+    recovery_images: int = setting(5120, "training images that a recovery may look at, >= 1")
 
     def __post_init__(self):
-        _check_choices(self)
-        _check_range(
+        check_choices(self)
+        check_range(
             self,
             sparsities=(
                 lambda v: len(v) > 0 and all(0 <= a < 1 for a in v) and list(v) == sorted(set(v)),
@@ -297,4 +250,43 @@ class PruningConfig:
             ),
             recovery_images=(lambda v: v >= 1, ">= 1"),
         )
-        _check_pattern("prune_on", self.prune_on)
+        check_pattern("prune_on", self.prune_on)
+
+
+@dataclasses.dataclass(frozen=True)
+class IterationConfig:
+    """Pruning and training in turn, instead of pruning once."""
+
+    prune_iterations: int = setting(
+        1,
+        "prune and train on so many times, what is removed held at zero; the curve then has a "
+        "point for each (1: pruned once at each of sparsities, and not trained), >= 1",
+    )
+    prune_to: float = setting(
+        0.9, "share removed after the last of several prune_iterations, in (0, 1)"
+    )
+    prune_schedule: str = setting(
+        "cubic",
+        "share removed after each of them: cubic (much at first; Zhu and Gupta 2017), linear, or "
+        "geometric (the same share of what is left each time, as for lottery tickets)",
+        one_of=SCHEDULES,
+    )
+    retrain_epochs: int = setting(10, "passes over the training images after each pruning, >= 1")
+    retrain_rate: float = setting(
+        0.01, "learning_rate of these, by the schedule of the run; not used by rewind, > 0"
+    )
+    rewind: bool = setting(
+        False,
+        "train what is left from its initial weights, with the learning_rate of the run (lottery "
+        "tickets; Frankle and Carbin 2019), instead of further",
+    )
+
+    def __post_init__(self):
+        check_choices(self)
+        check_range(
+            self,
+            prune_iterations=(lambda v: v >= 1, ">= 1"),
+            prune_to=(lambda v: 0 < v < 1, "in (0, 1)"),
+            retrain_epochs=(lambda v: v >= 1, ">= 1"),
+            retrain_rate=(lambda v: v > 0, "> 0"),
+        )

@@ -19,6 +19,7 @@ LEAVES = (
 )
 ORDER = [
     "types catalog",
+    "fields",
     "settings",
     "config trees",
     LEAVES,
@@ -28,6 +29,7 @@ ORDER = [
     "runs zeros resizing grouping savings",
     "compaction",
     "fitting curves",
+    "iterating",
     "members shrinking",
     "pipeline",
 ]

@@ -26,6 +26,8 @@ def changed_value(field: dataclasses.Field) -> Any:
         return "wrn16_4"
     if field.name == "select":
         return "last"
+    if field.name in ("granularity", "recovery"):  # one alone is what prune_iterations allows
+        return {"granularity": ("kernel",), "recovery": ("batch_norm",)}[field.name]
     if metadata["one_of"]:
         return next(value for value in metadata["one_of"] if value != default)
     if metadata["some_of"]:

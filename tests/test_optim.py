@@ -67,3 +67,24 @@ def test_weight_decay_reaches_every_parameter():
     updates, _ = optimizer.update(zeros, optimizer.init(params), params)
     assert updates["kernel"][0] == pytest.approx(-0.1)
     assert updates["norm"]["scale"][0] == pytest.approx(-0.05)
+
+
+def test_what_is_held_does_not_change_and_the_rest_changes_as_ever():
+    params = {"w": jnp.array([0.0, 2.0, 0.0, 3.0]), "b": jnp.array([1.0])}
+    masks = {"w": jnp.array([False, True, False, True]), "b": jnp.array([True])}
+    gradients = {"w": jnp.array([5.0, -1.0, 7.0, 1.0]), "b": jnp.array([2.0])}
+    config = OptimizerConfig(schedule="constant", learning_rate=0.1)
+    plain = optim.create_optimizer(config, epochs=1, steps_per_epoch=9)
+    holding = optim.create_optimizer(config, epochs=1, steps_per_epoch=9, holding=True)
+    state, expected_state, expected = holding.init(params), plain.init(params), params
+    assert all(leaf.all() for leaf in jax.tree.leaves(state.masks))
+    state = state._replace(masks=masks)
+    for _ in range(3):
+        updates, state = holding.update(gradients, state, params)
+        params = optax.apply_updates(params, updates)
+        updates, expected_state = plain.update(gradients, expected_state, expected)
+        expected = optax.apply_updates(expected, updates)
+    assert params["w"].tolist()[::2] == [0.0, 0.0]
+    np.testing.assert_array_equal(params["w"][1::2], expected["w"][1::2])
+    np.testing.assert_array_equal(params["b"], expected["b"])
+    assert expected["w"][0] < -1

@@ -1,0 +1,66 @@
+"""The fields of a section of settings: a default, a help text, what is allowed."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+from bbo.types import UsageError, require, require_one_of
+
+KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    tuple: "a tuple",
+}
+"""The types that settings have, in words."""
+
+
+def setting(default: Any, help: str, *, one_of: tuple = (), some_of: tuple = ()) -> Any:
+    """A field of a frozen dataclass.
+
+    Args:
+      default: its type is that of the setting.
+      help: for the flag.
+      one_of: what it may be; empty: see ``check_range``.
+      some_of: what a tuple may hold.
+    """
+    metadata = {"help": help, "one_of": one_of, "some_of": some_of}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def check_pattern(name: str, pattern: str) -> None:
+    """Raises UsageError unless a text is a regular expression."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise UsageError(f"{name} is {pattern!r}, not a regular expression: {error}") from None
+
+
+def check_choices(section: Any) -> None:
+    """Raises UsageError if a field of a section is of another type, or none of its choices."""
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        require(_is_a(type(field.default), value), field.name, value, KINDS[type(field.default)])
+        one_of, some_of = field.metadata["one_of"], field.metadata["some_of"]
+        if one_of:
+            require_one_of(one_of, field.name, value)
+        if some_of:
+            allowed = "one or more of " + ", ".join(some_of) + ", each once"
+            valid = set(value) <= set(some_of) and len(set(value)) == len(value) > 0
+            require(valid, field.name, ",".join(value), allowed)
+
+
+def _is_a(kind: type, value: Any) -> bool:
+    """Exactly of that type, so that True is no number; an int will do for a float."""
+    return type(value) is kind or (kind is float and type(value) is int)
+
+
+def check_range(section: Any, **limits: tuple[Callable[[Any], bool], str]) -> None:
+    """Raises UsageError where a field is infinite or not ``valid``, which ``allowed`` tells."""
+    for name, (valid, allowed) in limits.items():
+        value = getattr(section, name)
+        finite = not isinstance(value, float) or math.isfinite(value)
+        require(finite and valid(value), name, value, allowed)
