@@ -7,13 +7,10 @@ BIN := .venv/bin
 
 .PHONY: run test format clean
 
-# Nine runs compile the same programs: the first two do, the others find them. Where there is a GPU,
-# the two that run at a time share its memory.
+# Where there is a GPU, the two that run at a time share its memory.
 run: .venv/installed
 ifeq ($(strip $(FLAGS)),)
-	JAX_COMPILATION_CACHE_DIR=$(CURDIR)/runs/digits/.compiled \
-	  JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1 \
-	  XLA_PYTHON_CLIENT_PREALLOCATE=false \
+	XLA_PYTHON_CLIENT_PREALLOCATE=false \
 	  $(BIN)/python -m launch.local experiments/sweeps/digits.py runs/digits --parallel=2
 	$(BIN)/python -m experiments.report runs/digits --out=runs/digits/report
 else

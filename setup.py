@@ -54,6 +54,7 @@ setup(
         ],
         "dev": ["ruff>=0.12", "pyright[nodejs]>=1.1.400"],
         "export": ["flatbuffers>=24", "jax2onnx>=0.17", "onnxruntime>=1.24.1"],
+        "bench": ["torch>=2.6"],
         "notebook": ["jupyterlab>=4"],
         "cuda13": ["jax[cuda13]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],

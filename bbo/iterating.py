@@ -44,8 +44,11 @@ def removed_after(final: float, iterations: int, schedule: str = "cubic") -> lis
         "linear": lambda done: final * done,
         "geometric": lambda done: 1 - (1 - final) ** done,
     }
-    steps = range(1, iterations)
-    return [*(round(shares[schedule](step / iterations), 4) for step in steps), final]
+    share = shares[schedule]
+    return [
+        round(share(step / iterations), 4) if step < iterations else final
+        for step in range(1, iterations + 1)
+    ]
 
 
 def train_and_prune(run: Run, workdir: pathlib.Path, should_stop: ShouldStop) -> list[Stage]:

@@ -54,6 +54,7 @@ def set_up(
     devices: list[Any] | None = None,
     like: Run | None = None,
     kept: Mapping[str, int] | None = None,
+    dataset: data.Dataset | None = None,
 ) -> Run:
     """Loads the data, makes the network, and checks what can be checked before work begins.
 
@@ -63,13 +64,14 @@ def set_up(
       like: a run that differs in seed, noise and training alone, to share images, other programs
         and devices with.
       kept: the channels of a network that has lost some, see ``models.kept_channels``.
+      dataset: images of the shape of those that the configuration names, to take in their place.
 
     Raises:
       UsageError: no data, or settings that do not fit the data, the network or the devices.
     """
     info = DATASETS[config.data.dataset]
     mesh = like.mesh if like else sharding.data_mesh(devices)
-    dataset = data.load_dataset(config.data, seed=config.train.seed)
+    dataset = dataset or data.load_dataset(config.data, seed=config.train.seed)
     rows = {
         "train": np.flatnonzero(~dataset.held_out),
         "validation": np.flatnonzero(dataset.held_out),

@@ -1,7 +1,6 @@
 """The network of a run, pruned, mended, and rebuilt without its dead channels."""
 
 import functools
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -10,30 +9,37 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from bbo import compaction, curves, fitting, preemption, pruning, runs, sharding, trees
-from bbo import workdir as workdirs
+from bbo import (
+    compaction,
+    curves,
+    grouping,
+    preemption,
+    pruning,
+    runs,
+    savings,
+    sharding,
+    staying,
+    targets,
+    trees,
+)
 from bbo.catalog import DATASETS
-from bbo.channels import Cut
+from bbo.channels import Channels, Cut
 from bbo.config import ExperimentConfig, override
 from bbo.data import normalize
 from bbo.evaluate import CurveTools
 from bbo.models import create_model, kept_channels
 from bbo.runs import Run
-from bbo.types import Array, PyTree, RunError, UsageError, require
+from bbo.savings import Network
+from bbo.selection import prunable
+from bbo.staying import Staying
+from bbo.targets import Target
+from bbo.types import Array, PyTree, RunError
 
 TOLERANCE = 1e-4
 """Largest difference of the logits after removal, as a share of the largest logit, in float32."""
 CHECKED_IMAGES = 64
-BISECTIONS = 8
-
-
-class Target(NamedTuple):
-    """How far to go."""
-
-    measure: str
-    """``sparsity``: the share of the filters to remove; ``macs`` or ``params``: the largest share
-    of the multiply-adds or parameters to keep, by the smallest sparsity that does."""
-    share: float
+Clock = Callable[[Network], float]
+"""The time of a network as a share of that of the dense one."""
 
 
 class Shrunk(NamedTuple):
@@ -49,9 +55,11 @@ class Shrunk(NamedTuple):
     sparsity: float
     """The share of the filters that was to be removed of each group."""
     left: dict[str, float]
-    """Shares of what was: ``macs`` and ``params``."""
+    """Shares of what was: ``macs``, ``params`` and, if that was the target, ``latency``."""
     difference: float
     """Of the logits with and without the dead channels, see ``TOLERANCE``."""
+    staying: list[Staying]
+    """The filters that could not be removed."""
 
 
 def for_removal(config: ExperimentConfig, **settings: object) -> ExperimentConfig:
@@ -60,7 +68,9 @@ def for_removal(config: ExperimentConfig, **settings: object) -> ExperimentConfi
     return override(config, dtype="float32", parallel="jit", **clean, **settings)
 
 
-def shrink(run: Run, variables: PyTree, target: Target, *, round_to: int = 1) -> Shrunk:
+def shrink(
+    run: Run, variables: PyTree, target: Target, *, round_to: int = 1, clock: Clock | None = None
+) -> Shrunk:
     """Prunes a network by the settings of a run, mends it, and removes what is dead.
 
     Args:
@@ -68,6 +78,7 @@ def shrink(run: Run, variables: PyTree, target: Target, *, round_to: int = 1) ->
       variables: the trained network.
       target: how far.
       round_to: keep a multiple of this many filters, rounded up, where there are so many.
+      clock: for ``latency``, see ``clock_of``; None: against this network.
 
     Raises:
       UsageError: the target is out of range or out of reach.
@@ -77,19 +88,56 @@ def shrink(run: Run, variables: PyTree, target: Target, *, round_to: int = 1) ->
     tools = curves.curve_tools(run, variables, preemption.poller(preemption.never))
     found = curves.find_channels(run, variables)
     masked_at = _masked_at(run, variables, tools, round_to)
+    mend = tools.recoveries[run.config.pruning.recovery[0]]
+    clock = clock or clock_of(run, variables, target) if target.measure == "latency" else None
 
-    def left_at(sparsity: float) -> dict[str, float]:
-        return _left(run, variables, compaction.dead_channels(found, masked_at(sparsity)))
+    def left_at(sparsity: float) -> float:
+        masked = masked_at(sparsity)
+        cut = compaction.dead_channels(found, masked)
+        if clock:
+            return clock(_network(run.config, compaction.smaller(masked, cut)))
+        return _left(run, variables, cut)[target.measure]
 
-    sparsity = _sparsity_for(target, left_at)
-    masked = tools.recoveries[run.config.pruning.recovery[0]](masked_at(sparsity))
+    shares = []
+    for sparsity in targets.sparsities_for(target, left_at):
+        shrunk = _removed(run, variables, found, mend(masked_at(sparsity)), sparsity)
+        if not clock:
+            return shrunk
+        # Anew: the one that was chosen because it was small is too small on average.
+        shares.append(clock(Network(shrunk.model.apply, shrunk.variables)))
+        if shares[-1] <= target.share:
+            return shrunk._replace(left={**shrunk.left, "latency": shares[-1]})
+    raise targets.out_of_reach(target, min(shares))
+
+
+def _removed(
+    run: Run, variables: PyTree, found: Channels, masked: PyTree, sparsity: float
+) -> Shrunk:
+    """The pruned network without its dead channels, compared with it."""
     cut = compaction.dead_channels(found, masked)
     small = compaction.smaller(masked, cut)
     model = rebuild(run.config, kept_channels(small["params"]))
     difference = _difference(run, (run.programs.model, masked), (model, small))
     if not difference <= TOLERANCE:
         raise RunError(f"the small network differs from the masked one: {difference:.1e}")
-    return Shrunk(model, small, masked, cut, sparsity, _left(run, variables, cut), difference)
+    left, groups = _left(run, variables, cut), grouping.groups_of(found.groups, "params")
+    selected = pruning.eligible(variables["params"], prunable(run.config, "filter"))
+    stay = [
+        *staying.staying_filters(groups, variables["params"], selected),
+        *staying.zero_filters(groups, masked["params"], cut),
+    ]
+    return Shrunk(model, small, masked, cut, sparsity, left, difference, stay)
+
+
+def clock_of(run: Run, variables: PyTree, target: Target) -> Clock:
+    """Measures networks against that of a run, in float32, on the first test images."""
+    images = example_images(run, target.batch_size)
+    dense = savings.jax_call(Network(run.programs.model.apply, variables))
+    return lambda network: targets.share_of_time(dense, network, images, target)
+
+
+def _network(config: ExperimentConfig, variables: PyTree) -> Network:
+    return Network(rebuild(config, kept_channels(variables["params"])).apply, variables)
 
 
 def _left(run: Run, variables: PyTree, cut: Cut) -> dict[str, float]:
@@ -146,25 +194,6 @@ def _rounded(total: int, dropped: int, round_to: int) -> int:
     return max(0, total - kept)
 
 
-def _sparsity_for(target: Target, left_at: Callable[[float], dict[str, float]]) -> float:
-    """What a target asks for; of shares to keep the smallest sparsity, to 1 / 2**BISECTIONS."""
-    measure, share = target
-    if measure == "sparsity":
-        require(0 <= share < 1, measure, share, "in [0, 1)")
-        return share
-    require(0 < share <= 1, measure, share, "in (0, 1]")
-    steps = 2**BISECTIONS
-    low, high = 0, steps - 1
-    least = left_at(high / steps)[measure]
-    if least > share:
-        raise UsageError(f"{measure} is {share}; pruning can leave no less than {least:.3g}")
-    while low < high:
-        middle = (low + high) // 2
-        enough = left_at(middle / steps)[measure] <= share
-        low, high = (low, middle) if enough else (middle + 1, high)
-    return low / steps
-
-
 def _difference(run: Run, one: tuple[nn.Module, PyTree], other: tuple[nn.Module, PyTree]) -> float:
     """Of the logits of two networks on test images, relative to the largest."""
     images = example_images(run, CHECKED_IMAGES)
@@ -188,92 +217,3 @@ def accuracy_of(config: ExperimentConfig, variables: PyTree) -> float:
     placed = sharding.replicate(variables, run.mesh)
     poll = preemption.poller(preemption.never)
     return runs.accuracy_on(run, "test", placed, poll)["test_top1"]
-
-
-def gradual(final: float, iterations: int) -> list[float]:
-    """What is removed after each of several iterations: much at first, little at the end.
-
-    A cubic: Zhu and Gupta 2017 (arXiv 1710.01878), equation 1.
-
-    >>> gradual(0.8, 2)
-    [0.7, 0.8]
-    """
-    steps = range(1, iterations + 1)
-    return [round(final * (1 - (1 - step / iterations) ** 3), 12) for step in steps]
-
-
-def shrink_gradually(
-    config: ExperimentConfig,
-    variables: PyTree,
-    target: Target,
-    *,
-    iterations: int,
-    train: Callable[[Shrunk, int], PyTree],
-    round_to: int = 1,
-) -> Shrunk:
-    """Shrinks a network several times, and trains what is left after each.
-
-    Args:
-      config: from ``for_removal``.
-      variables: the trained network.
-      target: to be reached in the end, of the network as it was.
-      iterations: how many times, see ``gradual``.
-      train: from the shrunk network and the number of the iteration, 0 and on, to its variables.
-      round_to: see ``shrink``.
-
-    Returns:
-      the last one, trained, with what is left of the whole; ``masked`` and ``cut`` are of its own
-      iteration.
-
-    Raises:
-      UsageError, RunError: see ``shrink``.
-    """
-    to_remove = target.share if target.measure == "sparsity" else 1 - target.share
-    left, kept, shrunk = {"sparsity": 1.0, "macs": 1.0, "params": 1.0}, None, None
-    for number, removed in enumerate(gradual(to_remove, iterations)):
-        keep = min(1.0, (1 - removed) / left[target.measure])
-        share = 1 - keep if target.measure == "sparsity" else keep
-        run = runs.set_up(config, kept=kept)
-        shrunk = shrink(run, variables, Target(target.measure, share), round_to=round_to)
-        now = {"sparsity": 1 - shrunk.sparsity, **shrunk.left}
-        left = {name: share * now[name] for name, share in left.items()}
-        variables = train(shrunk, number)
-        kept = kept_channels(shrunk.variables["params"])
-    if shrunk is None:
-        raise UsageError(f"iterations is {iterations}; it must be 1 or more")
-    whole = {name: left[name] for name in shrunk.left}
-    return shrunk._replace(variables=variables, sparsity=1 - left["sparsity"], left=whole)
-
-
-def fine_tune(
-    variables: PyTree,
-    config: ExperimentConfig,
-    workdir: pathlib.Path,
-    should_stop: preemption.ShouldStop = preemption.never,
-    *,
-    epochs: int,
-    learning_rate: float,
-) -> PyTree:
-    """Trains a small network further, without noise: what was removed does not come back.
-
-    Args:
-      variables: of a network that has lost channels.
-      config: of the run.
-      workdir: for metrics and checkpoints; the same call goes on from there.
-      should_stop: asked throughout, see ``preemption.watch``.
-      epochs: of the training.
-      learning_rate: at its beginning; it falls to zero by a cosine.
-
-    Returns:
-      the variables that ``select`` selects.
-    """
-    tuning = override(
-        config, noise="none", epochs=epochs, learning_rate=learning_rate, schedule="cosine"
-    )
-    workdirs.claim(workdir, tuning)
-    run = runs.set_up(tuning, kept=kept_channels(variables["params"]))
-    state = run.state._replace(params=variables["params"], batch_stats=variables["batch_stats"])
-    run = run._replace(state=sharding.replicate(state, run.mesh))
-    with workdirs.held(workdir):
-        workdirs.record_start(workdir, tuning)
-        return fitting.train_network(run, workdir, should_stop)[0].variables

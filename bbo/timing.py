@@ -1,7 +1,10 @@
 """What a call takes, measured: functions called in turn, so that a busy machine slows all alike."""
 
+import math
+import os
+import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +14,10 @@ from bbo.types import PyTree, require
 
 MIN_REPEATS = 5
 """Calls that are measured even if they take too long: quartiles of fewer say nothing."""
+SAMPLE_SECONDS = 0.2
+"""Of a sample, at least: the clock of other processes ticks in hundredths."""
+QUIET = 0.12
+"""Cores that other processes may use during a sample that counts as quiet."""
 
 
 class Latency(NamedTuple):
@@ -26,6 +33,15 @@ class Latency(NamedTuple):
     """The upper quartile."""
     repeats: int
     """How many calls were measured."""
+
+
+class Sample(NamedTuple):
+    """One measurement."""
+
+    seconds: float
+    """Of one call, on average over those of the sample."""
+    others: float
+    """Cores that other processes used meanwhile; NaN where the system does not tell."""
 
 
 def measure_latency(
@@ -47,8 +63,8 @@ def measure_latency(
     Raises:
       UsageError: the inputs have no batch.
 
-    >>> images = jnp.zeros((4, 8))
-    >>> latency = measure_latency(jnp.matmul, images, images.T, seconds=0.01)
+    >>> images = np.zeros((4, 8), np.float32)
+    >>> latency = measure_latency(jax.numpy.matmul, images, images.T, seconds=0.01)
     >>> latency.batch_size, latency.repeats >= 5, 0 < latency.low <= latency.median <= latency.high
     (8, True, True)
     """
@@ -82,7 +98,7 @@ def compare_latencies(
     Raises:
       UsageError: there is no function.
 
-    >>> calls = {"add": lambda: jnp.ones(9) + 1, "sort": lambda: jnp.sort(jnp.ones(9))}
+    >>> calls = {"add": lambda: np.ones(9) + 1, "sort": lambda: np.sort(np.ones(9))}
     >>> latencies = compare_latencies(calls, batch_size=1, seconds=0.01)
     >>> list(latencies), latencies["add"].repeats == latencies["sort"].repeats
     (['add', 'sort'], True)
@@ -105,3 +121,84 @@ def compare_latencies(
 def _summary(batch_size: int, times: list[float]) -> Latency:
     low, median, high = np.quantile(times, (0.25, 0.5, 0.75)).tolist()
     return Latency(batch_size, median, low, high, len(times))
+
+
+def sample_in_turn(
+    loops: Mapping[str, Callable[[int], None]], *, seconds: float
+) -> Iterator[tuple[str, Sample]]:
+    """Measures several loops in turn, for hours if need be; the first samples are there at once.
+
+    Args:
+      loops: by name; ``loop(n)`` makes n calls and returns when their results are there. Each has
+        been called before: what it compiles is compiled.
+      seconds: how long is measured, for each on average; but each has at least ``MIN_REPEATS``
+        samples, and all have equally many.
+
+    Yields:
+      name and sample; a sample is of as many calls as ``SAMPLE_SECONDS`` takes.
+
+    Raises:
+      UsageError: there is no loop.
+    """
+    require(bool(loops), "loops", loops, "one or more loops by name")
+    counts = {name: _calls_of_a_sample(loop) for name, loop in loops.items()}
+    end, rounds = time.perf_counter() + seconds * len(loops), 0
+    while rounds < MIN_REPEATS or time.perf_counter() < end:
+        for name, loop in loops.items():
+            yield name, _sample(loop, counts[name])
+        rounds += 1
+
+
+def _calls_of_a_sample(loop: Callable[[int], None]) -> int:
+    loop(1)
+    return max(1, math.ceil(SAMPLE_SECONDS / _sample(loop, 1).seconds))
+
+
+def _sample(loop: Callable[[int], None], calls: int) -> Sample:
+    start, all_before, own_before = time.perf_counter(), _busy_seconds(), time.process_time()
+    loop(calls)
+    taken = time.perf_counter() - start
+    own = time.process_time() - own_before
+    others = max(0.0, _busy_seconds() - all_before - own)
+    return Sample(taken / calls, others / taken)
+
+
+def _busy_seconds() -> float:
+    """Processor time of all processes since the machine was started; NaN if it does not tell."""
+    try:
+        first = pathlib.Path("/proc/stat").read_text(encoding="ascii").splitlines()[0].split()
+    except OSError:
+        return math.nan
+    user, nice, system, _, _, irq, softirq, steal = map(int, first[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def quietest(samples: Sequence[Sample]) -> list[Sample]:
+    """The quiet ones; or, of too few, the ``MIN_REPEATS`` during which others did least.
+
+    >>> noisy, quiet = Sample(2.0, 1.5), Sample(1.0, 0.0)
+    >>> len(quietest([noisy, quiet] * 9)), len(quietest([noisy] * 8 + [quiet]))
+    (9, 5)
+    """
+    quiet = [sample for sample in samples if not sample.others > QUIET]
+    if len(quiet) >= MIN_REPEATS:
+        return quiet
+    return sorted(samples, key=lambda sample: sample.others)[:MIN_REPEATS]
+
+
+def ratio_in_turn(samples: Sequence[Sample], reference: Sequence[Sample]) -> float:
+    """How many times as long as another loop, of the same rounds: the median of the quietest.
+
+    Args:
+      samples: of each round, from ``sample_in_turn``.
+      reference: of the other loop, as many.
+
+    >>> slow, fast = [Sample(3.0, 0.0), Sample(6.0, 1.0)], [Sample(2.0, 0.0), Sample(4.0, 0.5)]
+    >>> ratio_in_turn(slow, fast)
+    1.5
+    """
+    rounds = [
+        Sample(one.seconds / other.seconds, max(one.others, other.others))
+        for one, other in zip(samples, reference, strict=True)
+    ]
+    return float(np.median([sample.seconds for sample in quietest(rounds)]))

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import subprocess
 import time
 from collections.abc import Iterable, Iterator
@@ -179,10 +180,14 @@ def is_finished(workdir: pathlib.Path) -> bool:
 
 
 def environment() -> dict[str, Any]:
-    """What ran: versions, devices and the commit of the source, if it is a git checkout."""
+    """What ran: versions, devices and the commit of the source, if it is a git checkout.
+
+    Flags of XLA too, where there are any, as they change how results are rounded.
+    """
     import jax  # Here, so that programs can refuse wrong settings before they load it.
 
     devices = jax.devices()
+    flags = re.sub(r"[^\s=]*/\S*", "PATH", os.environ.get("XLA_FLAGS", "").strip())
     return {
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
@@ -191,6 +196,7 @@ def environment() -> dict[str, Any]:
         "num_devices": len(devices),
         "num_processes": jax.process_count(),
         "commit": source_commit(),
+        **({"xla_flags": flags} if flags else {}),
     }
 
 

@@ -2,6 +2,7 @@
 
   python -m experiments.compact --workdir=RUN --sparsity=0.5 --out=DIR
   python -m experiments.compact --workdir=RUN --macs=0.25 --fine_tune_epochs=5 --out=DIR
+  python -m experiments.compact --workdir=RUN --latency=0.5 --latency_batch_size=1 --out=DIR
 
 The network of the run is pruned, mended, and rebuilt without the channels that are dead; that it
 equals the pruned one is checked. DIR then holds the network (network.json and .npz, to be read with
@@ -21,10 +22,12 @@ from absl import flags
 from bbo import workdir as workdirs
 from bbo.catalog import CRITERIA, RECOVERIES, SCOPES
 from bbo.types import UsageError
-from experiments import cli, options
+from experiments import cli, options, xla
 
 FLAGS = flags.FlagValues()
 _PLACE = {"flag_values": FLAGS, "module_name": " compact"}
+MEASURES = ("sparsity", "macs", "params", "latency")
+"""One of them says how far to go."""
 FORMATS = {"stablehlo": ("flatbuffers",), "onnx": ("jax2onnx", "onnxruntime")}
 """What can be exported, and what that needs."""
 EXPORTED_IMAGES = 8
@@ -34,6 +37,10 @@ flags.DEFINE_string("out", None, "folder for the smaller network", **_PLACE)
 flags.DEFINE_float("sparsity", None, "share of the filters to remove", **_PLACE)
 flags.DEFINE_float("macs", None, "or the largest share of multiply-adds to keep", **_PLACE)
 flags.DEFINE_float("params", None, "or the largest share of parameters to keep", **_PLACE)
+flags.DEFINE_float("latency", None, "or the largest share of the time in jax", **_PLACE)
+flags.DEFINE_integer(
+    "latency_batch_size", 64, "of how many images that time is", lower_bound=1, **_PLACE
+)
 flags.DEFINE_enum("scope", "group", list(SCOPES), "what competes, see experiments.run", **_PLACE)
 flags.DEFINE_enum("criterion", "l2", list(CRITERIA), "score of importance", **_PLACE)
 flags.DEFINE_enum("recovery", "batch_norm", list(RECOVERIES), "what mends it", **_PLACE)
@@ -71,37 +78,43 @@ def main(values: flags.FlagValues) -> None:
     """Makes the smaller network and shows what it saves."""
     (measure_of, share), settings = check(values)
     folder, out = (pathlib.Path(values[name].value).expanduser() for name in ("workdir", "out"))
+    xla.prepare(fusions=False)
     # Only now the heavy part: a mistake is told within a second.
-    from bbo import fitting, runs, shrinking, study
+    from bbo import fitting, runs, shrinking, stepwise, study
+    from bbo.targets import Target
 
     config = shrinking.for_removal(study.read_run(folder, folder.name).config, **settings)
     dense = fitting.read_network(folder).variables
-    shrunk = shrinking.shrink_gradually(
+    of = (values["latency_batch_size"].value, values["seconds"].value)
+    shrunk = stepwise.shrink_gradually(
         config,
         dense,
-        shrinking.Target(measure_of, share),
+        Target(measure_of, share, *of),
         iterations=values["iterations"].value,
         train=training(values, config, out),
         round_to=values["round_to"].value,
+        memory=out / "latencies.jsonl" if values["fine_tune_epochs"].value else None,
     )
     networks = {"dense": dense, "pruned": shrunk.masked, "compact": shrunk.variables}
-    accuracies = {name: shrinking.accuracy_of(config, of) for name, of in networks.items()}
+    accuracies = {name: shrinking.accuracy_of(config, net) for name, net in networks.items()}
     run = runs.set_up(config)
     del networks["pruned"]
     checks = export_networks(values, run, networks, out)
     found = measure(values, run, networks, out)
     summary = {
         "run": str(folder),
-        "asked": {measure_of: share, **settings, "iterations": values["iterations"].value},
+        "asked": {measure_of: share, **settings, "iterations": values["iterations"].value}
+        | ({"latency_batch_size": of[0]} if measure_of == "latency" else {}),
         "sparsity": shrunk.sparsity,
         "left": shrunk.left,
+        "cannot_be_removed": [filters._asdict() for filters in shrunk.staying],
         "difference_of_logits": shrunk.difference,
         "test_top1": accuracies,
         "files": checks,
         "environment": workdirs.environment(),
     }
     workdirs.write_json(out / "summary.json", summary)
-    show(found, accuracies, out)
+    show(found, shrunk, accuracies, out)
 
 
 def check(values: flags.FlagValues) -> tuple[tuple[str, float], dict[str, Any]]:
@@ -113,10 +126,10 @@ def check(values: flags.FlagValues) -> tuple[tuple[str, float], dict[str, Any]]:
     for name, what in (("workdir", "a finished run"), ("out", "the smaller network")):
         if not values[name].value:
             raise UsageError(f"{name} is missing; name a folder for {what}, as in --{name}=DIR")
-    targets = {name: values[name].value for name in ("sparsity", "macs", "params")}
+    targets = {name: values[name].value for name in MEASURES}
     given = [(name, share) for name, share in targets.items() if share is not None]
     if len(given) != 1:
-        raise UsageError("give one of sparsity, macs and params, as in --sparsity=0.5")
+        raise UsageError(f"give one of {', '.join(MEASURES)}, as in --sparsity=0.5")
     name, share = given[0]
     if not (0 <= share < 1 if name == "sparsity" else 0 < share <= 1):
         allowed = "[0, 1)" if name == "sparsity" else "(0, 1]"
@@ -146,7 +159,7 @@ def batch_sizes(values: flags.FlagValues) -> list[int]:
 
 def training(values: flags.FlagValues, config: Any, out: pathlib.Path) -> Callable[..., Any]:
     """What becomes of the network after each iteration: it is trained on, if that is asked for."""
-    from bbo import compaction, preemption, runs, shrinking
+    from bbo import compaction, preemption, runs, stepwise
 
     epochs, rate = values["fine_tune_epochs"].value, values["fine_tune_rate"].value
     first = runs.variables_of(runs.set_up(config).state) if values["rewind"].value else None
@@ -158,7 +171,7 @@ def training(values: flags.FlagValues, config: Any, out: pathlib.Path) -> Callab
         if first is not None:
             first = compaction.smaller(first, shrunk.cut)
         with preemption.watch(distributed=False) as should_stop:
-            return shrinking.fine_tune(
+            return stepwise.fine_tune(
                 first or shrunk.variables,
                 config,
                 out / f"fine_tune_{number}",
@@ -235,13 +248,16 @@ def measure(
     return found
 
 
-def show(found: Any, accuracies: dict[str, float], out: pathlib.Path) -> None:
-    """The table, the accuracies and the paths."""
-    from bbo import savings, tables
+def show(found: Any, shrunk: Any, accuracies: dict[str, float], out: pathlib.Path) -> None:
+    """The table, what could not be removed, the accuracies and the paths."""
+    from bbo import savings, staying, tables
 
     print(tables.markdown(savings.table_text(found)))
+    print(f"\n{staying.staying_text(shrunk.staying)}")
+    if "latency" in shrunk.left:
+        print(f"Time in jax when it was chosen: {shrunk.left['latency']:.1%} of the dense one's")
     texts = [f"{name} {100 * accuracy:.2f} %" for name, accuracy in accuracies.items()]
-    print(f"\nTest accuracy: {', '.join(texts)}")
+    print(f"Test accuracy: {', '.join(texts)}")
     print(f"Plot:   {out / 'cost.png'}\nFolder: {out}")
 
 

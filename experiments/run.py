@@ -21,7 +21,7 @@ from bbo import prepared
 from bbo import workdir as workdirs
 from bbo.config import ExperimentConfig, override
 from bbo.types import UsageError
-from experiments import cli, configs, options
+from experiments import cli, configs, options, xla
 
 FLAGS = flags.FlagValues()
 options.define_settings(FLAGS, configs.PRESETS)
@@ -72,12 +72,14 @@ def main(values: flags.FlagValues) -> int:
     made = runs_from(values)
     for folder, member in made.items():
         workdirs.claim(folder, member)
+    data = next(iter(made.values())).data
     if not all(map(workdirs.is_finished, made)):
-        prepared.check_available(next(iter(made.values())).data)
+        prepared.check_available(data)
+    distributed = values["distributed"].value
+    xla.prepare(fusions=data.dataset != "digits", distributed=distributed)
     # Only now the heavy part: a wrong setting is told within a second.
     from bbo import pipeline, preemption, report, sharding
 
-    distributed = values["distributed"].value
     if distributed:
         sharding.join_processes()
     with preemption.watch(distributed=distributed) as should_stop, cli.ends_at_once(distributed):

@@ -26,12 +26,12 @@ ORDER = [
     "methods",
     "train evaluate selection study figures tracing",
     "programs tables channels cost",
-    "runs zeros resizing grouping savings",
-    "compaction",
+    "runs zeros resizing grouping savings staying",
+    "compaction targets",
     "fitting curves",
-    "iterating",
+    "iterating benchmarking",
     "members shrinking",
-    "pipeline",
+    "pipeline stepwise",
 ]
 RANKS = {name: rank for rank, modules in enumerate(ORDER) for name in modules.split()}
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from bbo import curves, evaluate, fitting, pruning, runs
+from bbo import curves, evaluate, fitting, pruning, runs, train
 from bbo import workdir as workdirs
 from bbo.config import ExperimentConfig, override
 from bbo.pipeline import run_experiment
@@ -67,13 +67,13 @@ class Finished(NamedTuple):
     folder: pathlib.Path
     network: runs.Network
     traces: dict[str, int]
-    """How often the programs of evaluation and of pruning were traced."""
+    """How often the programs of training, evaluation and pruning were traced."""
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "undisturbed"
-    traces, seen, prune = {"batch_sums": 0, "masks": 0}, [], curves.prune_network
+    traces, seen, prune = {"train_step": 0, "batch_sums": 0, "masks": 0}, [], curves.prune_network
     with pytest.MonkeyPatch.context() as patch:
 
         def count(module, name, original):
@@ -83,6 +83,7 @@ def finished(tmp_path_factory):
 
             patch.setattr(module, name, counted)
 
+        count(train, "train_step", train.train_step)
         count(evaluate, "batch_sums", evaluate.batch_sums)
         count(pruning, "masks", pruning.masks)
         patch.setattr(
@@ -94,7 +95,7 @@ def finished(tmp_path_factory):
 
 def test_each_program_is_traced_once(finished):
     # The splits validation and test have batches of different sizes.
-    assert finished.traces == {"batch_sums": 2, "masks": 1}
+    assert finished.traces == {"train_step": 1, "batch_sums": 2, "masks": 1}
 
 
 def test_a_run_leaves_its_files_and_no_others(finished):

@@ -1,9 +1,10 @@
 """What a smaller network saves, in a table and a figure."""
 
+import jax
 import jax.numpy as jnp
 import pytest
 
-from bbo import savings
+from bbo import savings, sharding
 
 COUNTS = {
     "dense": {"MACs": 4000.0, "parameters": 80},
@@ -22,11 +23,11 @@ TIMES = [
 
 def test_table_for_programs_and_for_people():
     found = savings.table(COUNTS, TIMES)
-    assert [(row["cost"], row["left"]) for row in found] == [
-        ("MACs", 0.25),
-        ("parameters", 0.25),
-        ("ms in jax, batch 1", 1.5),
-        ("ms in onnxruntime, batch 8", 0.25),
+    assert [(row["cost"], row["left"], row["over_macs"]) for row in found] == [
+        ("MACs", 0.25, None),
+        ("parameters", 0.25, None),
+        ("ms in jax, batch 1", 1.5, 6.0),
+        ("ms in onnxruntime, batch 8", 0.25, 1.0),
     ]
     assert savings.table_text(found)[::2] == [
         {
@@ -35,6 +36,8 @@ def test_table_for_programs_and_for_people():
             "compact": "1 000",
             "left (%)": "25.0",
             "times less": "4.00",
+            "by MACs": "-",
+            "slower than that": "-",
         },
         {
             "cost": "ms in jax, batch 1",
@@ -42,6 +45,8 @@ def test_table_for_programs_and_for_people():
             "compact": "3",
             "left (%)": "150.0",
             "times less": "0.67",
+            "by MACs": "4.00",
+            "slower than that": "6.00",
         },
     ]
 
@@ -51,6 +56,8 @@ def test_figure_has_a_bar_for_each_cost_and_room_for_what_grew():
     assert [bar.get_width() for bar in axes.patches] == [25, 25, 150, 25]
     assert axes.get_xlim()[1] == pytest.approx(165)
     assert [line.get_xdata()[0] for line in axes.lines] == [25]
+    texts = ["25.0", "25.0", "150.0 (× 6.0)", "25.0 (× 1.0)"]
+    assert [text.get_text() for text in axes.texts] == texts
 
 
 def test_counted_and_measured():
@@ -75,3 +82,19 @@ def test_counted_and_measured():
         ("jax", "dense", 5),
     ]
     assert all(0 < row["low"] <= row["median"] <= row["high"] for row in rows)
+
+
+def test_networks_are_timed_on_one_device_wherever_their_arrays_lie():
+    spread = sharding.replicate(jnp.ones((4, 2)), sharding.data_mesh())
+    assert len(spread.devices()) == len(jax.devices()) > 1
+    used = []
+    call = savings.jax_call(savings.Network(lambda variables, x: x @ variables, spread))
+
+    def watched(images):
+        result = call(images)
+        used.append((images.devices(), result.devices()))
+        return result
+
+    images = sharding.replicate(jnp.ones((3, 4)), sharding.data_mesh())
+    savings.latencies({"jax": {"dense": watched}}, images, batch_sizes=[2], seconds=0)
+    assert set(map(str, used)) == {str(({jax.devices()[0]},) * 2)}

@@ -1,42 +1,28 @@
-"""The network of a run, smaller: by sparsity or by multiply-adds, and trained further."""
+"""The network of a run, smaller: by sparsity, by what is counted, or by time."""
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 import pytest
+import shrunken
 
-from bbo import compaction, cost, runs, shrinking
-from bbo.config import ExperimentConfig, override
+from bbo import cost, shrinking, staying, targets
 from bbo.models import kept_channels
-from bbo.shrinking import Target
+from bbo.savings import Network
+from bbo.staying import Staying
+from bbo.targets import Target
 from bbo.types import UsageError
 
 pytestmark = pytest.mark.slow
-CONFIG = shrinking.for_removal(
-    override(ExperimentConfig(), batch_size=64, width=0.5, recovery_images=128, epochs=2),
-    scope="group",
-    recovery=("batch_norm",),
-)
 
 
 @pytest.fixture(scope="module")
 def run():
-    return runs.set_up(CONFIG, devices=jax.devices()[:1])
+    return shrunken.set_up()
 
 
 @pytest.fixture(scope="module")
 def variables(run):
-    found = runs.variables_of(run.state)
-    # As if trained: every norm shifts.
-    draw = np.random.default_rng(0)
-    shifted = jax.tree.map(
-        lambda x: x + draw.uniform(0.1, 0.3, x.shape).astype(np.float32) if x.ndim == 1 else x,
-        found["params"],
-    )
-    return found | {"params": shifted}
-
-
-def macs_of(run, model, variables):
-    return sum(cost.layer_macs(model, variables, run.images["test"].image.shape[1:]).values())
+    return shrunken.trained(run)
 
 
 def test_by_sparsity(run, variables):
@@ -48,13 +34,13 @@ def test_by_sparsity(run, variables):
         "conv4": 16,
     }
     dense, small = (
-        macs_of(run, model, of)
+        shrunken.macs_of(run, model, of)
         for model, of in ((run.programs.model, variables), (shrunk.model, shrunk.variables))
     )
     assert shrunk.left["macs"] == pytest.approx(small / dense, rel=1e-12)
-    assert 0 <= shrunk.difference < 1e-6
-    assert shrinking.accuracy_of(CONFIG, shrunk.variables) == pytest.approx(
-        shrinking.accuracy_of(CONFIG, shrunk.masked), abs=1 / 360 + 1e-9
+    assert 0 <= shrunk.difference < 1e-6 and shrunk.staying == []
+    assert shrinking.accuracy_of(shrunken.CONFIG, shrunk.variables) == pytest.approx(
+        shrinking.accuracy_of(shrunken.CONFIG, shrunk.masked), abs=1 / 360 + 1e-9
     )
 
 
@@ -67,7 +53,7 @@ def test_by_what_may_be_left(run, variables, measure, share):
     if share == 1:
         assert shrunk.sparsity == 0
         return
-    step = 1 / 2**shrinking.BISECTIONS
+    step = 1 / targets.STEPS[measure]
     before = shrinking.shrink(run, variables, Target("sparsity", shrunk.sparsity - step))
     assert before.left[measure] > share
 
@@ -78,11 +64,14 @@ def test_multiples_are_kept(run, variables):
 
 
 def test_what_is_not_selected_stays(variables):
-    chosen = override(CONFIG, prune_on="conv[13]/kernel")
-    run = runs.set_up(chosen, devices=jax.devices()[:1])
+    run = shrunken.set_up(prune_on="conv[13]/kernel")
     shrunk = shrinking.shrink(run, variables, Target("sparsity", 0.5))
     kept = kept_channels(shrunk.variables["params"])
     assert list(kept.values()) == [8, 16, 16, 32]
+    assert shrunk.staying == [
+        Staying("conv2/kernel", 16, 16, staying.NOT_SELECTED),
+        Staying("conv4/kernel", 32, 32, staying.NOT_SELECTED),
+    ]
 
 
 def test_wrong_requests(run, variables):
@@ -90,43 +79,52 @@ def test_wrong_requests(run, variables):
         shrinking.shrink(run, variables, Target("macs", 1e-6))
     with pytest.raises(UsageError, match=r"sparsity is 1.0; it must be in \[0, 1\)"):
         shrinking.shrink(run, variables, Target("sparsity", 1.0))
-    with pytest.raises(UsageError, match="iterations is 0"):
-        shrinking.shrink_gradually(
-            CONFIG, variables, Target("macs", 0.5), iterations=0, train=lambda *_: variables
-        )
 
 
-@pytest.mark.parametrize("target", [Target("sparsity", 0.75), Target("macs", 0.1)])
-def test_several_iterations_come_to_the_same_size(variables, target):
-    seen, first = [], [variables]
+def clock_of(answers, seen):
+    """A clock that says the share of parameters by which a network is too large, then answers."""
 
-    def train(shrunk, number):
-        seen.append((number, kept_channels(shrunk.variables["params"])["conv4"]))
-        first.append(compaction.smaller(first[-1], shrunk.cut))
-        return first[-1]  # as if rewound
+    def clock(network):
+        seen.append(kept_channels(network.variables["params"])["conv4"])
+        return answers(seen)
 
-    shrunk = shrinking.shrink_gradually(CONFIG, variables, target, iterations=3, train=train)
-    assert [number for number, _ in seen] == [0, 1, 2]
-    assert [count for _, count in seen] == sorted((count for _, count in seen), reverse=True)
-    sizes = [
-        macs_of(runs.set_up(CONFIG), shrinking.rebuild(CONFIG, kept_channels(of["params"])), of)
-        for of in (shrunk.variables, variables)
-    ]
-    assert shrunk.left["macs"] == pytest.approx(sizes[0] / sizes[1], rel=1e-9)
-    if target.measure == "macs":
-        assert shrunk.left["macs"] <= 0.1
-    else:  # int() rounds down what is dropped, each time
-        assert seen[-1][1] in (8, 9, 10)
-        assert shrunk.sparsity == pytest.approx(0.75, rel=1e-9)
+    return clock
 
 
-def test_training_further_learns_and_keeps_the_widths(run, variables, tmp_path):
-    shrunk = shrinking.shrink(run, variables, Target("sparsity", 0.5))
-    before = shrinking.accuracy_of(CONFIG, shrunk.variables)
-    options = {"epochs": 4, "learning_rate": 0.05}
-    tuned = shrinking.fine_tune(shrunk.variables, CONFIG, tmp_path / "fine_tune", **options)
-    assert kept_channels(tuned["params"]) == kept_channels(shrunk.variables["params"])
-    assert shrinking.accuracy_of(CONFIG, tuned) > before + 0.2
-    again = shrinking.fine_tune(shrunk.variables, CONFIG, tmp_path / "fine_tune", **options)
-    for one, other in zip(jax.tree.leaves(tuned), jax.tree.leaves(again), strict=True):
-        np.testing.assert_array_equal(one, other)
+def test_by_latency_the_first_that_a_second_measurement_allows(run, variables):
+    """A time in proportion to the channels, but for one measurement that was lucky."""
+    seen = []
+
+    def answers(seen):
+        lucky = seen == [1, 17]
+        return 0.5 if lucky else seen[-1] / 32
+
+    target = Target("latency", 0.5)
+    shrunk = shrinking.shrink(run, variables, target, clock=clock_of(answers, seen))
+    # By bisection to 15 of 32 steps, with 17 channels; then these again, and what is beyond.
+    assert seen == [1, 17, 25, 21, 19, 18, 17, 16]
+    assert shrunk.left["latency"] == 0.5 and shrunk.sparsity == 0.5
+    assert kept_channels(shrunk.variables["params"])["conv4"] == 16
+
+
+def test_latency_out_of_reach(run, variables):
+    target = Target("latency", 0.25)
+    with pytest.raises(UsageError, match="latency is 0.25; pruning can leave no less than 0.375"):
+        shrinking.shrink(run, variables, target, clock=clock_of(lambda seen: 0.375, []))
+    # In reach at first, and never again; of what was then measured the least is told.
+    answers = lambda seen: 0.2 if len(seen) <= 6 else 0.3 + 1 / seen[-1]  # noqa: E731
+    with pytest.raises(UsageError, match="no less than 0.331"):
+        shrinking.shrink(run, variables, target, clock=clock_of(answers, []))
+
+
+def test_latency_is_measured(run, variables):
+    target = Target("latency", 1.0, batch_size=8, seconds=0)
+    clock = shrinking.clock_of(run, variables, target)
+    whole = Network(run.programs.model.apply, variables)
+    assert 0.1 < clock(whole) < 10
+
+    def forty_times(variables, x):
+        step = lambda _, logits: whole.function(variables, x + logits[0, 0])  # noqa: E731
+        return jax.lax.fori_loop(0, 40, step, jnp.zeros((8, 10)))
+
+    assert clock(Network(forty_times, variables)) > 4

@@ -1,0 +1,82 @@
+"""How far a network is to shrink, and the sparsities that take it there."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from bbo import savings
+from bbo.savings import Call, Network
+from bbo.types import Array, UsageError, require
+
+STEPS = {"macs": 256, "params": 256, "latency": 32}
+"""Sparsities are multiples of one over that; each that is timed has a network compiled."""
+
+
+class Target(NamedTuple):
+    """How far to go."""
+
+    measure: str
+    """``sparsity``: the share of the filters to remove; ``macs``, ``params`` or ``latency``: the
+    largest share of the multiply-adds, of the parameters or of the measured time to keep, by the
+    smallest sparsity that does."""
+    share: float
+    batch_size: int = 64
+    """Images of which the time is measured."""
+    seconds: float = 1.0
+    """How long each network is called at each measurement of ``latency``."""
+
+
+def sparsities_for(target: Target, left_at: Callable[[float], float]) -> Iterator[float]:
+    """What a target asks for, as far as ``left_at`` tells, and then all that is beyond, in steps.
+
+    Of shares to keep it is found by bisection, as if ``left_at`` never grew. A latency now and then
+    does, and no measurement is exact: hence what is beyond, for the case that a second measurement
+    refuses the first sparsity.
+
+    Args:
+      target: see there.
+      left_at: from a sparsity to the share that it leaves; not called for ``sparsity``.
+
+    Raises:
+      UsageError: the target is out of range or out of reach.
+
+    >>> list(sparsities_for(Target("latency", 0.1), lambda sparsity: 1 - sparsity))
+    [0.90625, 0.9375, 0.96875]
+    """
+    measure, share = target.measure, target.share
+    if measure == "sparsity":
+        require(0 <= share < 1, measure, share, "in [0, 1)")
+        yield share
+        return
+    require(0 < share <= 1, measure, share, "in (0, 1]")
+    steps = STEPS[measure]
+    low, high = 0, steps - 1
+    least = left_at(high / steps)
+    if least > share:
+        raise out_of_reach(target, least)
+    while low < high:
+        middle = (low + high) // 2
+        enough = left_at(middle / steps) <= share
+        low, high = (low, middle) if enough else (middle + 1, high)
+    yield from (number / steps for number in range(low, steps))
+
+
+def out_of_reach(target: Target, least: float) -> UsageError:
+    """The error that says so, and what is the least."""
+    return UsageError(
+        f"{target.measure} is {target.share:g}; pruning can leave no less than {least:.3g}"
+    )
+
+
+def share_of_time(dense: Call, network: Network, images: Array, target: Target) -> float:
+    """The median time of a network in jax, as a share of that of another: called in turn.
+
+    Args:
+      dense: the other one, compiled, see ``savings.jax_call``.
+      network: compiled here.
+      images: [n, h, w, c]; repeated if the batch is larger.
+      target: of which the batch size and the seconds are taken.
+    """
+    calls = {"dense": dense, "compact": savings.jax_call(network)}
+    options: dict[str, Any] = {"batch_sizes": [target.batch_size], "seconds": target.seconds}
+    before, after = savings.latencies({"jax": calls}, images[: target.batch_size], **options)
+    return after["median"] / before["median"]
