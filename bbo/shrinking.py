@@ -91,23 +91,26 @@ def shrink(
     mend = tools.recoveries[run.config.pruning.recovery[0]]
     clock = clock or clock_of(run, variables, target) if target.measure == "latency" else None
 
+    shares: dict[float, float] = {}
+
     def left_at(sparsity: float) -> float:
         masked = masked_at(sparsity)
         cut = compaction.dead_channels(found, masked)
-        if clock:
-            return clock(_network(run.config, compaction.smaller(masked, cut)))
-        return _left(run, variables, cut)[target.measure]
+        if not clock:
+            return _left(run, variables, cut)[target.measure]
+        small = compaction.smaller(masked, cut)
+        shares[sparsity] = clock(_network(run.config, small))
+        return shares[sparsity]
 
-    shares = []
     for sparsity in targets.sparsities_for(target, left_at):
         shrunk = _removed(run, variables, found, mend(masked_at(sparsity)), sparsity)
         if not clock:
             return shrunk
-        # Anew: the one that was chosen because it was small is too small on average.
-        shares.append(clock(Network(shrunk.model.apply, shrunk.variables)))
-        if shares[-1] <= target.share:
-            return shrunk._replace(left={**shrunk.left, "latency": shares[-1]})
-    raise targets.out_of_reach(target, min(shares))
+        # Anew: what is chosen because it measured small is, on average, not as small.
+        shares[sparsity] = clock(Network(shrunk.model.apply, shrunk.variables))
+        if shares[sparsity] <= target.share:
+            return shrunk._replace(left={**shrunk.left, "latency": shares[sparsity]})
+    raise targets.out_of_reach(target, min(shares.values()))
 
 
 def _removed(

@@ -15,7 +15,8 @@ PROGRAMS = sorted(
 
 LEAVES = (
     "perturb noise pruning prepared records data recovery least_squares models optim metrics "
-    "sharding checkpoint workdir report progress preemption flow export comparison timing"
+    "sharding checkpoint workdir report progress preemption flow export comparison timing "
+    "selecting"
 )
 ORDER = [
     "types catalog",
@@ -24,9 +25,9 @@ ORDER = [
     "config trees",
     LEAVES,
     "methods",
-    "train evaluate selection study figures tracing",
+    "train evaluate selection study figures tracing roofline",
     "programs tables channels cost",
-    "runs zeros resizing grouping savings staying",
+    "runs zeros resizing grouping savings staying scaling",
     "compaction targets",
     "fitting curves",
     "iterating benchmarking",
@@ -37,6 +38,7 @@ RANKS = {name: rank for rank, modules in enumerate(ORDER) for name in modules.sp
 
 BETWEEN_LEAVES = {
     ("noise", "perturb"),
+    ("perturb", "selecting"),
     ("data", "records"),
     ("records", "prepared"),
     ("metrics", "workdir"),

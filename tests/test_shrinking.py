@@ -91,30 +91,38 @@ def clock_of(answers, seen):
     return clock
 
 
-def test_by_latency_the_first_that_a_second_measurement_allows(run, variables):
-    """A time in proportion to the channels, but for one measurement that was lucky."""
+def test_by_latency_the_smallest_sparsity_that_a_second_measurement_confirms(run, variables):
+    """In proportion to the channels, but for one that was lucky and one that is slow."""
     seen = []
 
     def answers(seen):
-        lucky = seen == [1, 17]
-        return 0.5 if lucky else seen[-1] / 32
+        lucky, slow = seen == [32, 30, 28, 26], seen[-1] == 22
+        return 0.1 if lucky else 0.9 if slow else seen[-1] / 32
 
-    target = Target("latency", 0.5)
+    target = Target("latency", 0.75)
     shrunk = shrinking.shrink(run, variables, target, clock=clock_of(answers, seen))
-    # By bisection to 15 of 32 steps, with 17 channels; then these again, and what is beyond.
-    assert seen == [1, 17, 25, 21, 19, 18, 17, 16]
-    assert shrunk.left["latency"] == 0.5 and shrunk.sparsity == 0.5
-    assert kept_channels(shrunk.variables["params"])["conv4"] == 16
+    assert seen == [32, 30, 28, 26, 26, 24, 24]
+    assert shrunk.left["latency"] == 0.75 and shrunk.sparsity == 0.25
+    assert kept_channels(shrunk.variables["params"])["conv4"] == 24
+    seen.clear()
+    target = Target("latency", 0.7)
+    shrunk = shrinking.shrink(run, variables, target, clock=clock_of(answers, seen))
+    assert seen == [32, 30, 28, 26, 26, 24, 22, 20, 20]
+    assert shrunk.left["latency"] == 0.625 and shrunk.sparsity == 0.375
 
 
 def test_latency_out_of_reach(run, variables):
-    target = Target("latency", 0.25)
-    with pytest.raises(UsageError, match="latency is 0.25; pruning can leave no less than 0.375"):
-        shrinking.shrink(run, variables, target, clock=clock_of(lambda seen: 0.375, []))
-    # In reach at first, and never again; of what was then measured the least is told.
-    answers = lambda seen: 0.2 if len(seen) <= 6 else 0.3 + 1 / seen[-1]  # noqa: E731
-    with pytest.raises(UsageError, match="no less than 0.331"):
-        shrinking.shrink(run, variables, target, clock=clock_of(answers, []))
+    """The least is told of what was measured anywhere, and last where it was measured twice."""
+    target, seen = Target("latency", 0.25), []
+
+    def answers(seen):
+        if seen[-1] == 12:
+            return 0.26
+        return 0.2 if seen == [32, 30, 28] else 0.4
+
+    with pytest.raises(UsageError, match="latency is 0.25; pruning can leave no less than 0.26"):
+        shrinking.shrink(run, variables, target, clock=clock_of(answers, seen))
+    assert seen == [32, 30, 28, *range(28, 0, -2)]
 
 
 def test_latency_is_measured(run, variables):

@@ -13,23 +13,30 @@ def first(target, left_at):
     return next(targets.sparsities_for(target, left_at))
 
 
-@pytest.mark.parametrize("measure", targets.STEPS)
+@pytest.mark.parametrize("measure", ["macs", "params"])
 @pytest.mark.parametrize("share", [1.0, 0.75, 0.5, 0.3])
-def test_the_smallest_step_that_does(measure, share):
-    steps, asked = targets.STEPS[measure], []
+def test_the_smallest_sparsity_that_does(measure, share):
+    asked = []
 
     def left_at(sparsity):
         asked.append(sparsity)
         return (1 - sparsity) ** 2
 
-    found = first(Target(measure, share), left_at)
-    assert found == min(n / steps for n in range(steps) if (1 - n / steps) ** 2 <= share)
-    assert len(asked) == {256: 9, 32: 6}[steps]
+    (found,) = targets.sparsities_for(Target(measure, share), left_at)
+    assert found == min(n / 256 for n in range(256) if (1 - n / 256) ** 2 <= share)
+    assert len(asked) == 9
 
 
-def test_what_is_beyond_ends_where_a_channel_must_stay():
-    beyond = targets.sparsities_for(Target("latency", 0.1), lambda sparsity: 1 - sparsity)
-    assert list(beyond) == [29 / 32, 30 / 32, 31 / 32]
+def test_of_times_all_that_do_and_none_measured_before_it_is_asked_for():
+    asked = []
+
+    def left_at(sparsity):
+        asked.append(16 * sparsity)
+        return {3: 0.4, 4: 0.6, 9: 0.5}.get(asked[-1], 1.0)
+
+    found = targets.sparsities_for(Target("latency", 0.5), left_at)
+    assert next(found) == 3 / 16 and asked == [0, 1, 2, 3]
+    assert list(found) == [9 / 16] and asked == list(range(16))
 
 
 def test_a_sparsity_is_taken_as_it_is():
@@ -41,7 +48,7 @@ def test_a_sparsity_is_taken_as_it_is():
     [
         (Target("sparsity", 1.0), r"sparsity is 1.0; it must be in \[0, 1\)"),
         (Target("latency", 0.0), r"latency is 0.0; it must be in \(0, 1\]"),
-        (Target("latency", 0.2), "latency is 0.2; pruning can leave no less than 0.25"),
+        (Target("macs", 0.2), "macs is 0.2; pruning can leave no less than 0.25"),
         (Target("params", 0.2), "params is 0.2; pruning can leave no less than 0.25"),
     ],
 )
