@@ -15,13 +15,16 @@ for name in list(os.environ):
         del os.environ[name]
 
 CHECKOUT = pathlib.Path(__file__).parents[1]
+# Most of the time of the tests is compilation, often of the same programs; also of the processes
+# that they start.
+COMPILED = str(CHECKOUT / ".pytest_cache/compiled")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", COMPILED)
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-# Most of the time of the tests is compilation, often of the same programs.
-jax.config.update("jax_compilation_cache_dir", str(CHECKOUT / ".pytest_cache/compiled"))
+jax.config.update("jax_compilation_cache_dir", COMPILED)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
