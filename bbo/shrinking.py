@@ -85,25 +85,21 @@ def shrink(
       RunError: the small network does not equal the masked one.
     """
     variables = sharding.replicate(variables, run.mesh)
-    tools = curves.curve_tools(run, variables, preemption.poller(preemption.never))
     found = curves.find_channels(run, variables)
+    tools = curves.curve_tools(run, variables, preemption.poller(preemption.never))
     masked_at = _masked_at(run, variables, tools, round_to)
-    mend = tools.recoveries[run.config.pruning.recovery[0]]
     clock = clock or clock_of(run, variables, target) if target.measure == "latency" else None
-
     shares: dict[float, float] = {}
 
     def left_at(sparsity: float) -> float:
-        masked = masked_at(sparsity)
-        cut = compaction.dead_channels(found, masked)
+        cut = compaction.dead_channels(found, masked := masked_at(sparsity))
         if not clock:
             return _left(run, variables, cut)[target.measure]
-        small = compaction.smaller(masked, cut)
-        shares[sparsity] = clock(_network(run.config, small))
-        return shares[sparsity]
+        return shares.setdefault(sparsity, clock(_network(run.config, masked, cut)))
 
     for sparsity in targets.sparsities_for(target, left_at):
-        shrunk = _removed(run, variables, found, mend(masked_at(sparsity)), sparsity)
+        mended = tools.recoveries[run.config.pruning.recovery[0]](masked_at(sparsity))
+        shrunk = _removed(run, variables, found, mended, sparsity)
         if not clock:
             return shrunk
         # Anew: what is chosen because it measured small is, on average, not as small.
@@ -139,8 +135,9 @@ def clock_of(run: Run, variables: PyTree, target: Target) -> Clock:
     return lambda network: targets.share_of_time(dense, network, images, target)
 
 
-def _network(config: ExperimentConfig, variables: PyTree) -> Network:
-    return Network(rebuild(config, kept_channels(variables["params"])).apply, variables)
+def _network(config: ExperimentConfig, masked: PyTree, cut: Cut) -> Network:
+    small = compaction.smaller(masked, cut)
+    return Network(rebuild(config, kept_channels(small["params"])).apply, small)
 
 
 def _left(run: Run, variables: PyTree, cut: Cut) -> dict[str, float]:

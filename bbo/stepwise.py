@@ -28,7 +28,7 @@ def shrink_gradually(
     round_to: int = 1,
     memory: pathlib.Path | None = None,
 ) -> Shrunk:
-    """Shrinks a network several times, and trains what is left after each.
+    """Shrinks a network several times, trains what is left after each; errors are ``shrink``'s.
 
     Args:
       config: from ``for_removal``.
@@ -37,19 +37,14 @@ def shrink_gradually(
       iterations: how many times, by ``iterating.removed_after``.
       train: from the shrunk network and the number of the iteration, 0 and on, to its variables.
       round_to: see ``shrink``.
-      memory: a file for what was found by measuring. The same call then takes the same sparsities,
-        so that a training that was interrupted goes on with the same network.
+      memory: a file for the sparsities found by measuring; the same call takes them again.
 
     Returns:
       the last one, trained, with what is left of the whole; the rest is of its own iteration.
-
-    Raises:
-      UsageError, RunError: see ``shrink``.
     """
-    to_remove = target.share if target.measure == "sparsity" else 1 - target.share
     left: dict[str, float] = dict.fromkeys(("sparsity", *COUNTED), 1.0)
     kept, clock, shrunk = None, None, None
-    for number, removed in enumerate(removed_after(to_remove, iterations)):
+    for number, removed in enumerate(removed_after(_to_remove(target), iterations)):
         run = runs.set_up(config, kept=kept)
         if target.measure == "latency":
             clock = clock or clock_of(run, variables, target)
@@ -58,12 +53,15 @@ def shrink_gradually(
         shrunk = _as_before(again, _step(target, removed, left), memory, key)
         now = {"sparsity": 1 - shrunk.sparsity, **shrunk.left}
         left = {name: left[name] * now[name] for name in left}
-        variables = train(shrunk, number)
-        kept = kept_channels(shrunk.variables["params"])
+        variables, kept = train(shrunk, number), kept_channels(shrunk.variables["params"])
     if shrunk is None:
         raise UsageError(f"iterations is {iterations}; it must be 1 or more")
     whole = shrunk.left | {name: left[name] for name in COUNTED}
     return shrunk._replace(variables=variables, sparsity=1 - left["sparsity"], left=whole)
+
+
+def _to_remove(target: Target) -> float:
+    return target.share if target.measure == "sparsity" else 1 - target.share
 
 
 def _step(target: Target, removed: float, left: Mapping[str, float]) -> Target:
@@ -81,6 +79,8 @@ def _as_before(
     key: dict[str, Any],
 ) -> Shrunk:
     """What it makes of a target; a sparsity that it measured its way to is kept for the next time.
+
+    Another would be found then, and a training that was interrupted could not go on.
 
     Args:
       again: ``shrink``.

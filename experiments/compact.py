@@ -85,11 +85,12 @@ def main(values: flags.FlagValues) -> None:
 
     config = shrinking.for_removal(study.read_run(folder, folder.name).config, **settings)
     dense = fitting.read_network(folder).variables
-    of = (values["latency_batch_size"].value, values["seconds"].value)
+    images, seconds = values["latency_batch_size"].value, values["seconds"].value
+    timed = {"latency_batch_size": images} if measure_of == "latency" else {}
     shrunk = stepwise.shrink_gradually(
         config,
         dense,
-        Target(measure_of, share, *of),
+        Target(measure_of, share, images, seconds),
         iterations=values["iterations"].value,
         train=training(values, config, out),
         round_to=values["round_to"].value,
@@ -99,20 +100,18 @@ def main(values: flags.FlagValues) -> None:
     accuracies = {name: shrinking.accuracy_of(config, net) for name, net in networks.items()}
     run = runs.set_up(config)
     del networks["pruned"]
-    checks = export_networks(values, run, networks, out)
-    found = measure(values, run, networks, out)
     summary = {
         "run": str(folder),
-        "asked": {measure_of: share, **settings, "iterations": values["iterations"].value}
-        | ({"latency_batch_size": of[0]} if measure_of == "latency" else {}),
+        "asked": {measure_of: share, **timed, **settings, "iterations": values["iterations"].value},
         "sparsity": shrunk.sparsity,
         "left": shrunk.left,
         "cannot_be_removed": [filters._asdict() for filters in shrunk.staying],
         "difference_of_logits": shrunk.difference,
         "test_top1": accuracies,
-        "files": checks,
+        "files": export_networks(values, run, networks, out),
         "environment": workdirs.environment(),
     }
+    found = measure(values, run, networks, out)
     workdirs.write_json(out / "summary.json", summary)
     show(found, shrunk, accuracies, out)
 

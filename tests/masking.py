@@ -11,14 +11,18 @@ from bbo import channels, compaction, trees
 
 
 def draw(like, seed=0):
-    """Random arrays of the shapes of a tree; a statistic called ``var`` is positive."""
+    """Random arrays of the shapes of a tree; those called ``var`` or ``scale`` are positive.
+
+    Kernels are large enough that a deep network still tells its inputs apart.
+    """
     generator = np.random.default_rng(seed)
 
     def leaf(name, like):
         if not jnp.issubdtype(like.dtype, jnp.floating):
             return like
-        values = generator.standard_normal(like.shape) / np.sqrt(np.prod(like.shape[:-1]) + 1)
-        return jnp.asarray(np.abs(values) + 0.5 if name.endswith("var") else values, like.dtype)
+        values = 2 * generator.standard_normal(like.shape) / np.sqrt(np.prod(like.shape[:-1]) + 1)
+        is_positive = name.endswith(("var", "scale"))
+        return jnp.asarray(np.abs(values) / 2 + 0.5 if is_positive else values, like.dtype)
 
     return trees.map_named(leaf, like)
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import masking
 import networks
+import numpy as np
 import pytest
 from flax import linen as nn
 from flax import nnx
@@ -42,6 +43,14 @@ def test_bundled_networks(name):
     shape = networks.image_shape(name, count=1)
     narrow = networks.build(name, width=BUNDLED[name])
     check(narrow.apply, shapes_of(narrow, shape), shape, dtype="float32", masks=range(1))
+
+
+def test_the_drawn_networks_tell_images_apart():
+    shape = networks.image_shape("vgg16", count=2)
+    narrow = networks.build("vgg16", width=BUNDLED["vgg16"])
+    images = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    first, second = np.asarray(narrow.apply(masking.draw(shapes_of(narrow, shape)), images))
+    assert np.abs(first - second).max() > 1e-3 * np.abs(first).max()
 
 
 @pytest.mark.slow
