@@ -158,7 +158,9 @@ def create_update(
                 logits, labels, label_smoothing=settings.label_smoothing
             )
 
-    compiled = torch.compile(loss_of, mode="reduce-overhead") if variant.compile else loss_of
+    compiled = loss_of
+    if variant.compile:
+        compiled = torch.compile(loss_of, mode="reduce-overhead", fullgraph=True)
 
     def update(images: Tensor, labels: Tensor) -> Tensor:
         loss = compiled(images, labels)

@@ -309,6 +309,28 @@ def test_variants_learn(variant, noisy):
     assert float(step()) < first / 2
 
 
+@pytest.mark.parametrize("noisy", ["none", "dropout", "batch_bridgeout"])
+def test_a_step_compiles_as_one_graph(noisy, monkeypatch):
+    config = settings("small_cnn", noise=noisy, batch_size=8)
+    batch = draw_images(config, 8)
+    compile_ = torch.compile
+
+    def traced(function, *, mode, fullgraph):
+        # What is traced runs without the code generator: no compiler is needed, and no minute.
+        return compile_(function, backend="aot_eager", fullgraph=fullgraph)
+
+    monkeypatch.setattr(torch, "compile", traced)
+    if noisy == "batch_bridgeout":
+        # Compiled, it is drawn in another order. So it is drawn as ever, and not used.
+        draw_xi = torch_noise.draw_xi
+        fixed = lambda w, drawn: torch.where(w > 0, 3 / 7, -1.0).add_(drawn, alpha=0)  # noqa: E731
+        monkeypatch.setattr(torch_noise, "draw_xi", lambda w, n: fixed(w, draw_xi(w, n)))
+    plain = torch_training.create_step(config, Variant(True), *batch, device="cpu")
+    expected = [float(plain()) for _ in range(3)]
+    compiled = torch_training.create_step(config, Variant(True, compile=True), *batch, device="cpu")
+    np.testing.assert_allclose([float(compiled()) for _ in range(3)], expected, rtol=1e-4)
+
+
 def test_the_seed_decides():
     config = settings("small_cnn", dataset="digits", batch_size=4, noise="dropout")
     images, labels = draw_images(config, 12)
