@@ -22,10 +22,10 @@ import jax.numpy as jnp
 
 from bbo import trees
 from bbo.config import NoiseConfig
+from bbo.drawing import draw_bernoulli
 from bbo.perturb import (
     bridgeout_perturb,
     check_rate,
-    draw_bernoulli,
     draw_xi,
     drop,
     group_perturb,

@@ -8,7 +8,7 @@ References: Khan & Stavness 2020 (arXiv 2009.10893), Bridgeout (arXiv 1804.08042
 """
 
 import functools
-import math
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from bbo import selecting
 from bbo.catalog import UNITS
+from bbo.drawing import draw_bernoulli
 from bbo.types import Array, Rng, UsageError, require, require_one_of
 
 EPSILON = 1e-12
@@ -26,14 +27,6 @@ EPSILON = 1e-12
 def centred(keep: Array, rate: float | Array) -> Array:
     """``xi`` of a Bernoulli keep mask (1 = kept): mean 0, variance ``rate / (1 - rate)``."""
     return keep / (1 - rate) - 1
-
-
-def draw_bernoulli(rng: Rng, probability: float | Array, shape: tuple[int, ...]) -> Array:
-    """``jax.random.bernoulli``, drawn as a vector: the same bits, compiled many times faster.
-
-    XLA's CPU compiler spends most of its time on threefry draws over several axes.
-    """
-    return jax.random.bernoulli(rng, probability, (math.prod(shape),)).reshape(shape)
 
 
 def check_rate(rate: float | Array) -> None:
@@ -59,12 +52,13 @@ def _power(magnitude: Array, exponent: float) -> Array:
     root = jnp.sqrt(magnitude)
     by_roots: dict[float, Callable[[], Array]] = {
         -0.75: lambda: 1 / (root * jnp.sqrt(root)),
+        -0.5: lambda: 1 / root,  # the power becomes a reciprocal root, which the CPU is slow at
         -0.25: lambda: 1 / jnp.sqrt(root),
         0.25: lambda: jnp.sqrt(root),
+        0.5: lambda: root,
         0.75: lambda: root * jnp.sqrt(root),
         1.0: lambda: magnitude,
     }
-    # XLA knows of a half and of minus a half itself.
     return by_roots.get(exponent, lambda: jnp.power(magnitude, exponent))()
 
 
@@ -120,6 +114,14 @@ def _filter_norm(w: Array) -> Array:
     return jnp.sqrt(jnp.sum(jnp.square(w), axis=range(w.ndim - 1), keepdims=True))
 
 
+def _kernel_norm(w: Array) -> Array:
+    """L2 norm of each 2-D kernel, with every axis kept: ``[1, ..., in, out]``."""
+    # A sum over the first axes is a slow reduction on the CPU; written out it is one fused pass.
+    places = jnp.square(w).reshape(-1, *w.shape[-2:])
+    total = functools.reduce(operator.add, places)
+    return jnp.sqrt(total).reshape((1,) * (w.ndim - 2) + w.shape[-2:])
+
+
 def drop(x: Array, xi: Array) -> Array:
     """``x * (1 + xi)``: zero or ``x / (1 - rate)``; Dropout and DropConnect."""
     return (wide(x) + wide(x) * wide(xi)).astype(x.dtype)
@@ -162,8 +164,7 @@ def weakest(w: Array, fraction: float, unit: str = "kernel") -> Array:
     if unit == "filter":
         return _below_rank(_filter_norm(w), fraction, axis=-1)
     if unit == "kernel":
-        norms = jnp.sqrt(jnp.sum(jnp.square(w), axis=range(w.ndim - 2), keepdims=True))
-        return _below_rank(norms, fraction, axis=-2)
+        return _below_rank(_kernel_norm(w), fraction, axis=-2)
     return _below_rank(jnp.abs(w).reshape(-1, w.shape[-1]), fraction, axis=0).reshape(w.shape)
 
 

@@ -16,7 +16,7 @@ PROGRAMS = sorted(
 LEAVES = (
     "perturb noise pruning prepared records data recovery least_squares models optim metrics "
     "sharding checkpoint workdir report progress preemption flow export comparison timing "
-    "selecting"
+    "selecting drawing"
 )
 ORDER = [
     "types catalog",
@@ -38,6 +38,8 @@ RANKS = {name: rank for rank, modules in enumerate(ORDER) for name in modules.sp
 
 BETWEEN_LEAVES = {
     ("noise", "perturb"),
+    ("noise", "drawing"),
+    ("perturb", "drawing"),
     ("perturb", "selecting"),
     ("data", "records"),
     ("records", "prepared"),

@@ -1,5 +1,6 @@
 """Elementary noise: golden values of the authors' program, gradients near zero, targeting."""
 
+import functools
 import json
 
 import jax
@@ -87,3 +88,52 @@ def test_targeting_by_hand():
     spatial = jnp.stack([kernel, kernel])[None]  # [1, 2, 4, 2]: the 2-D kernels rank alike
     np.testing.assert_array_equal(perturb.weakest(spatial, 0.5)[0, 0], by_weight)
     assert perturb.weakest(kernel, 1.0).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("q", [0.5, 1.0, 1.5, 2.0])
+def test_powers_by_roots(dtype, q):
+    """The noise is ``|w|**(q/2)`` to a few units in the last place, and the slope likewise."""
+    with jax.enable_x64(dtype == np.float64):
+        w = jnp.asarray(np.logspace(-7, 3, 2001), dtype)
+        noise, slope = jax.jvp(
+            lambda w: perturb.bridgeout_perturb(w, jnp.ones_like(w), q), (w,), (jnp.ones_like(w),)
+        )
+        exact = np.asarray(w, np.longdouble) + np.longdouble(dtype(perturb.EPSILON))
+        value = np.asarray(w, np.longdouble) + exact ** np.longdouble(q / 2)
+        derivative = 1 + q / 2 * exact ** np.longdouble(q / 2 - 1)
+        limit = 4 * np.finfo(dtype).eps
+        np.testing.assert_allclose(np.asarray(noise, np.longdouble), value, rtol=limit)
+        np.testing.assert_allclose(np.asarray(slope, np.longdouble), derivative, rtol=limit)
+
+
+def by_sorting(norms, fraction, axis):
+    rank = int(norms.shape[axis] * fraction)
+    return norms < np.take(np.sort(norms, axis=axis), [rank], axis=axis)
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.5, 0.75, 0.99])
+@pytest.mark.parametrize("kind", ["normal", "ties", "zeros", "equal"])
+def test_targeting_is_what_sorting_gives(kind, fraction):
+    # Small whole numbers: sums of their squares are exact in whatever order they are added.
+    w = np.random.default_rng(0).integers(-40, 40, (3, 3, 90, 5)).astype(np.float32)
+    w = {"normal": w, "ties": w // 20, "zeros": w * (w > 20), "equal": np.ones_like(w)}[kind]
+    flat = np.abs(w).reshape(-1, 5)
+    squares = np.square(w)
+    wanted = {
+        "weight": by_sorting(flat, fraction, 0).reshape(w.shape),
+        "kernel": by_sorting(squares.sum((0, 1), keepdims=True), fraction, -2),
+        "filter": by_sorting(squares.sum((0, 1, 2), keepdims=True), fraction, -1),
+    }
+    for unit, mask in wanted.items():
+        find = functools.partial(perturb.weakest, fraction=fraction, unit=unit)
+        np.testing.assert_array_equal(find(w), mask, err_msg=unit)
+        several = jax.jit(jax.vmap(find))(jnp.stack([w, w[..., ::-1, :]]))
+        np.testing.assert_array_equal(several[0], mask, err_msg=unit)
+
+
+def test_no_gradient_flows_through_targeting():
+    w = jax.random.normal(jax.random.key(0), (3, 3, 80, 4))
+    mask = perturb.weakest(w, 0.5)
+    gradient = jax.jit(jax.grad(lambda w: jnp.sum(jnp.where(perturb.weakest(w, 0.5), w, 0.0))))(w)
+    np.testing.assert_array_equal(gradient, jnp.broadcast_to(mask, w.shape))
