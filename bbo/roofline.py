@@ -6,6 +6,7 @@ Williams, Waterman, Patterson, "Roofline", Communications of the ACM, 2009.
 import math
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from bbo import timing
@@ -23,6 +24,8 @@ class Peaks(NamedTuple):
     """Bytes per second that it sends to its neighbour in a ring of devices."""
     source: str
     """Where the numbers are from."""
+    latency: float = 0.0
+    """Seconds that an exchange between all devices takes whatever its size."""
 
 
 class Prediction(NamedTuple):
@@ -56,31 +59,44 @@ DATA_SHEETS: dict[str, dict[str, Peaks]] = {
 """What manufacturers promise, not what was measured, by the dtype of the computation."""
 
 
-def predict(peaks: Peaks, *, flops: float, bytes_accessed: float, sent_bytes: float) -> Prediction:
+def predict(
+    peaks: Peaks,
+    *,
+    flops: float,
+    bytes_accessed: float,
+    sent_bytes: float,
+    num_collectives: int,
+) -> Prediction:
     """What a step takes at least; libraries reach a part of the peaks.
 
-    Computing takes FLOPs / peak, memory bytes / bandwidth, communication bytes / link. What messages
-    take whatever their size is left out.
+    Computing takes FLOPs / peak, memory bytes / bandwidth, communication bytes / link + exchanges
+    * latency.
 
     Args:
       peaks: of each device.
       flops: floating-point operations of one device.
       bytes_accessed: read and written by one device.
       sent_bytes: by one device to its neighbour.
+      num_collectives: exchanges, one after the other.
 
     Raises:
-      UsageError: a peak is not positive.
+      UsageError: a peak is not positive, or the latency is negative.
 
     >>> peaks = Peaks(flops=10.0, bandwidth=10.0, link=50.0, source="")
-    >>> found = predict(peaks, flops=50.0, bytes_accessed=20.0, sent_bytes=150.0)
+    >>> counts = {"flops": 50.0, "bytes_accessed": 20.0, "sent_bytes": 150.0}
+    >>> found = predict(peaks, **counts, num_collectives=1)
     >>> found.step, found.bound
     (8.0, 'compute')
     """
     for name in ("flops", "bandwidth", "link"):
         value = getattr(peaks, name)
         require(0 < value < math.inf, f"peak of {name}", value, "a number > 0")
+    valid = 0 <= peaks.latency < math.inf
+    require(valid, "latency", peaks.latency, "a number of seconds >= 0")
     return Prediction(
-        flops / peaks.flops, bytes_accessed / peaks.bandwidth, sent_bytes / peaks.link
+        compute=flops / peaks.flops,
+        memory=bytes_accessed / peaks.bandwidth,
+        communication=sent_bytes / peaks.link + num_collectives * peaks.latency,
     )
 
 
@@ -106,9 +122,17 @@ def measured_bandwidth(*, num_bytes: int = 2**27, seconds: float = 1.0) -> float
       num_bytes: of the array; more than the caches hold.
       seconds: how long is measured.
     """
+    copy = jax.jit(lambda x: -x, donate_argnums=0)
     array = jnp.zeros(num_bytes // 4, jnp.float32)
-    latency = timing.measure_latency(lambda _, x: -x, (), array, seconds=seconds)
-    return 2 * array.nbytes / latency.low
+
+    def call() -> jax.Array:
+        # Into the memory that the last one has left: fresh memory is slow at first.
+        nonlocal array
+        array = copy(array)
+        return array
+
+    latency = timing.compare_latencies({"": call}, batch_size=1, seconds=seconds)[""]
+    return 2 * num_bytes / latency.low
 
 
 def measured_peaks(dtype: str, *, seconds: float = 1.0) -> Peaks:

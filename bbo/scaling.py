@@ -143,9 +143,10 @@ def step_shapes(
     kinds = {"row": jnp.int32, "index": jnp.int32, "valid": jnp.bool_}
     choice = {name: jax.ShapeDtypeStruct((batch_size,), kind) for name, kind in kinds.items()}
     state = jax.eval_shape(lambda rng: fresh(rng, info.image_shape), rng)
-    everywhere, split = PartitionSpec(), PartitionSpec(sharding.AXIS)
-    whole = (_placed(tree, NamedSharding(mesh, everywhere)) for tree in (state, images))
-    return made.train, (*whole, _placed(choice, NamedSharding(mesh, split)))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    split = NamedSharding(mesh, PartitionSpec(sharding.AXIS))
+    placed = _placed(state, everywhere), _placed(images, everywhere), _placed(choice, split)
+    return made.train, placed
 
 
 def _placed(tree: PyTree, where: NamedSharding) -> PyTree:
@@ -157,7 +158,7 @@ def step_cost(config: ExperimentConfig, mesh: Mesh, num_images: int) -> StepCost
 
     Args:
       config: see ``step_shapes``, here and for ``mesh`` and ``num_images``.
-      mesh: the devices; those of another process, or fake ones, will do.
+      mesh: the devices; fake ones will do.
       num_images: in the data set.
 
     Raises:
@@ -165,7 +166,8 @@ def step_cost(config: ExperimentConfig, mesh: Mesh, num_images: int) -> StepCost
     """
     # XLA counts all rows of a table as read, though the step reads those of the batch alone: it is
     # given a table of as many rows, and the others are added to the memory.
-    shown = config.train.batch_size // mesh.size or 1
+    sharding.check_divides(config.train.batch_size, mesh.size)
+    shown = config.train.batch_size // mesh.size
     step, arguments = step_shapes(config, mesh, shown)
     # Under pmap it is a function that calls a compiled one.
     compilable: Any = jax.jit(step) if config.train.parallel == "pmap" else step
@@ -186,7 +188,8 @@ def step_cost(config: ExperimentConfig, mesh: Mesh, num_images: int) -> StepCost
 
 def step_macs(config: ExperimentConfig) -> int:
     """Multiply-adds of a training step, forward and backward, of all devices together."""
-    config = configs.override(config, parallel="jit")  # pmap's programs cannot be looked into
+    # What pmap compiles, and what has options for the compiler, cannot be looked into.
+    config = configs.override(config, parallel="jit", dtype="float32")
     step, arguments = step_shapes(config, sharding.data_mesh(jax.devices()[:1]), 1)
     return cost.count_macs(step, *arguments)
 
@@ -213,3 +216,38 @@ def expected_communication(state: train.TrainState, devices: int, parallel: str)
         backward=statistics if parallel == "pmap" else statistics // 2,
         metrics=4 * len(train.METRICS),
     )
+
+
+def step_counts(config: ExperimentConfig, mesh: Mesh, num_images: int) -> dict[str, Any]:
+    """All that can be counted of a step on each device, with what the closed forms say.
+
+    Args:
+      config: see ``step_cost``, here and for ``mesh`` and ``num_images``.
+      mesh: the devices.
+      num_images: in the data set.
+
+    Raises:
+      UsageError: settings that do not fit each other or the devices.
+    """
+    taken = step_cost(config, mesh, num_images)
+    _, (state, _, _) = step_shapes(config, mesh, num_images)
+    expected = expected_communication(state, mesh.size, config.train.parallel)
+    reduced = sum(one.num_bytes for one in taken.collectives if one.kind == "all-reduce")
+    others = sum(one.num_bytes for one in taken.collectives) - reduced
+    return {
+        "params": cost.num_params(state.params),
+        "flops": taken.flops,
+        "bytes_accessed": taken.bytes_accessed,
+        "memory_bytes": taken.memory,
+        "argument_bytes": taken.arguments,
+        "output_bytes": taken.outputs,
+        "temporary_bytes": taken.temporaries,
+        "aliased_bytes": taken.aliased,
+        "collectives": " ".join(sorted({one.kind for one in taken.collectives})),
+        "num_collectives": len(taken.collectives),
+        "all_reduce_bytes": reduced,
+        "other_collective_bytes": others,
+        **{f"{name}_bytes": value for name, value in expected._asdict().items()},
+        "unexplained_bytes": reduced + others - sum(expected),
+        "sent_bytes": taken.sent_bytes,
+    }
