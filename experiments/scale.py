@@ -115,6 +115,8 @@ def check(values: flags.FlagValues) -> tuple[list[Point], ExperimentConfig]:
     scalings = [name for name in SCALINGS if name in values["scaling"].value]
     names = ("model", "dataset", "noise", "dtype", "parallel")
     config = override(ExperimentConfig(), **{name: values[name].value for name in names})
+    if (config.train.parallel, config.train.dtype) == ("pmap", "bfloat16"):
+        raise UsageError("pmap cannot compile bfloat16 for CPUs, as is done here; use parallel=jit")
     each = (scalings, dict.fromkeys(widths), dict.fromkeys(batches), sorted(set(devices)))
     points = [Point(*numbers) for numbers in itertools.product(*each)]
     for point in points:

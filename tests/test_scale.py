@@ -104,7 +104,7 @@ WRONG = {
     (OUT, "--dataset=digits"): "model vgg16 halves the image five times",
     (OUT, "--link=0"): "link is 0.0; it must be a number > 0",
     (OUT, "--latency=-1"): "latency=-1: -1.0 is not a non-negative number",
-    (OUT, "--parallel=pmap", "--dtype=bfloat16", "--peaks=h100"): "bfloat16 on CPU needs compiler",
+    (OUT, "--parallel=pmap", "--dtype=bfloat16"): "pmap cannot compile bfloat16 for CPUs",
     (OUT, "--devices=16", "--peaks=h100"): "devices goes up to 16, but jax sees 8",
 }
 
