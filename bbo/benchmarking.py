@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from bbo import curves, data, preemption, runs, sharding, timing
+from bbo import curves, data, preemption, runs, sharding
 from bbo.catalog import DATASETS
 from bbo.config import ExperimentConfig, override
 from bbo.runs import Network, Run
@@ -124,18 +124,6 @@ def _bytes_at_most(compiled: Any) -> int:
     found = compiled.memory_analysis()
     used = found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
     return used - found.alias_size_in_bytes
-
-
-def peak_flops(dtype: str, size: int = 2048) -> float:
-    """FLOP/s of a product of two square matrices: the most that a network can hope for.
-
-    Args:
-      dtype: of the matrices.
-      size: of a side; large enough to keep the device busy.
-    """
-    matrix = jax.numpy.ones((size, size), dtype)
-    latency = timing.measure_latency(jax.numpy.matmul, matrix, matrix)
-    return 2.0 * size**3 / latency.low
 
 
 class CurveTime(NamedTuple):

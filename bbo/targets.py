@@ -28,10 +28,10 @@ class Target(NamedTuple):
 def sparsities_for(target: Target, left_at: Callable[[float], float]) -> Iterator[float]:
     """The sparsities that do what a target asks for, as far as ``left_at`` tells.
 
-    What is counted falls with the sparsity: bisection finds the one that is the smallest. Time does
-    not: a network of widths that are no multiples of 4 or 8 can be much slower than a larger one.
-    It is measured from the smallest sparsity on, at each asked for: those that do, in order, of
-    which the first ones may have been lucky.
+    What is counted falls with the sparsity: bisection finds the one that is the smallest. Time need
+    not: a backend may be slower at some widths than at larger ones. It is measured from the
+    smallest sparsity on, at each asked for: those that do, in order, of which the first ones may
+    have been lucky.
 
     Args:
       target: see there.

@@ -145,9 +145,9 @@ def arguments(values: flags.FlagValues) -> list[str]:
 
 def peaks(values: flags.FlagValues) -> dict[str, float]:
     """FLOP/s of a large matrix product in each dtype, the most that this machine was seen to do."""
-    from bbo import benchmarking
+    from bbo import roofline
 
-    return {dtype: benchmarking.peak_flops(dtype) for dtype in values["dtype"].value}
+    return {dtype: roofline.measured_peak_flops(dtype) for dtype in values["dtype"].value}
 
 
 def start_times() -> dict[str, float]:

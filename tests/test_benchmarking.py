@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from bbo import benchmarking, curves, fitting, preemption, runs
+from bbo import benchmarking, curves, fitting, runs
 from bbo.config import ExperimentConfig, override
 
 SMALL = override(ExperimentConfig(), width=0.25, batch_size=64, noise="batch_bridgeout")
@@ -72,8 +72,3 @@ def test_a_curve_is_measured_at_all_its_points(tmp_path, monkeypatch):
     found = benchmarking.curve_time(run, 4, tmp_path)
     assert [row["sparsity"] for row in rows] == [0.0, 0.3167, 0.6333, 0.95]
     assert found.points == 4 and found.curve > 0 and found.evaluations > 0
-    assert preemption.never(1) is False
-
-
-def test_a_peak_is_no_more_than_is_possible():
-    assert 1e8 < benchmarking.peak_flops("float32", size=256) < 1e16

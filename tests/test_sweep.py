@@ -21,6 +21,7 @@ SHIPPED = {
     "digits_tuning": 32,
     "digits_study": 25,
     "digits_published": 25,
+    "digits_seeds": 30,
     "digits_baselines": 35,
     "cifar10_tuning": 48,
     "cifar10_study": 24,

@@ -1,17 +1,14 @@
-"""The PyTorch side of the benchmark computes what ours does: logits, noise, gradients, steps."""
-
-import functools
+"""The training steps of the PyTorch side are ours."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import traverse_util
+from torch_side import draw, draw_images, loaded, model_of, relative, settings, to_torch
 
 from bbo import data, noise, perturb, train, trees
 from bbo.catalog import DATASETS
-from bbo.config import ExperimentConfig, NoiseConfig, override
-from bbo.models import create_model
+from bbo.config import override
 from bbo.optim import create_optimizer
 from bbo.types import UsageError
 
@@ -20,14 +17,6 @@ torch = pytest.importorskip("torch")
 from experiments import torch_networks, torch_noise, torch_training  # noqa: E402
 from experiments.torch_training import Variant  # noqa: E402
 
-MODELS = (
-    *("vgg11", "vgg13", "vgg16", "vgg19", "thin_resnet18", "thin_resnet34"),
-    *("resnet18", "resnet34", "resnet50", "wrn10_2", "wrn16_4", "small_cnn"),
-)
-"""All of them, or one of each rule."""
-SHAPES = "vgg11", "thin_resnet18", "resnet50", "wrn10_2", "small_cnn"
-"""One of each kind of layer."""
-
 
 @pytest.fixture(autouse=True)
 def _few_threads():
@@ -35,167 +24,6 @@ def _few_threads():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def settings(model, **values):
-    values = {"dataset": "cifar10", "width": 0.125, "noise": "none"} | values
-    return override(ExperimentConfig(), model=model, **values)
-
-
-def model_of(config):
-    return create_model(config.model, num_classes=DATASETS[config.data.dataset].num_classes)
-
-
-def shapes_of(config):
-    images = jnp.zeros((2, *DATASETS[config.data.dataset].image_shape))
-    return jax.eval_shape(model_of(config).init, jax.random.key(0), images)
-
-
-def draw(config):
-    """Random variables, all of them different from what a layer starts with."""
-    generator = np.random.default_rng(0)
-
-    def leaf(path, like):
-        if len(like.shape) > 1:
-            scale = np.sqrt(2 / np.prod(like.shape[:-1]))
-            return jnp.asarray(generator.standard_normal(like.shape) * scale, jnp.float32)
-        low, high = (0.5, 1.5) if path[-1].key in ("scale", "var") else (-0.1, 0.1)
-        return jnp.asarray(generator.uniform(low, high, like.shape), jnp.float32)
-
-    return jax.tree_util.tree_map_with_path(leaf, shapes_of(config))
-
-
-def draw_images(config, count=4):
-    generator = np.random.default_rng(1)
-    info = DATASETS[config.data.dataset]
-    images = generator.integers(0, 256, (count, *info.image_shape), np.uint8)
-    return images, generator.integers(0, info.num_classes, count).astype(np.int32)
-
-
-def loaded(config, variables, dtype=torch.float32):
-    network = torch_networks.create_network(config).to(dtype)
-    torch_networks.load_variables(network, variables)
-    return network
-
-
-def relative(ours, theirs):
-    """The distance of two arrays in the length of ours."""
-    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-    return np.linalg.norm(ours - theirs) / np.linalg.norm(ours)
-
-
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("name", MODELS)
-def test_every_array_has_its_place(name, bias):
-    config = settings(name, conv_bias=bias)
-    ours = {}
-    for leaf_name, leaf in traverse_util.flatten_dict(shapes_of(config), sep="/").items():
-        _, *modules, kind = leaf_name.split("/")
-        shape = tuple(leaf.shape[axis] for axis in torch_networks.LAYOUTS[leaf.ndim])
-        ours[".".join([*modules, torch_networks.LEAVES[kind]])] = shape
-    with torch.device("meta"):
-        theirs = torch_networks.create_network(config).state_dict()
-    assert {n: tuple(x.shape) for n, x in theirs.items() if not n.endswith("_tracked")} == ours
-
-
-@pytest.mark.parametrize("name", SHAPES)
-def test_logits(name):
-    config = settings(name, conv_bias=True)
-    variables = draw(config)
-    pixels = np.random.default_rng(2).standard_normal((4, 32, 32, 3)).astype(np.float32)
-    ours = jax.jit(model_of(config).apply)(variables, pixels)
-    network = loaded(config, variables).eval()
-    with torch.no_grad():
-        theirs = network(torch.tensor(pixels.transpose(0, 3, 1, 2)))
-        channels_last = network.to(memory_format=torch.channels_last)
-        again = channels_last(torch.tensor(pixels).permute(0, 3, 1, 2))
-    assert relative(ours, theirs) < 1e-5
-    assert relative(ours, again) < 1e-5
-
-
-@pytest.mark.parametrize("name", SHAPES)
-def test_dropout_acts_where_ours_does(name):
-    config = settings(name, noise="dropout")
-    pixels = np.random.default_rng(2).standard_normal((4, 32, 32, 3))
-    # In place of random numbers. In float64, since BatchNorm of few images magnifies rounding.
-    disturb = lambda x: 1.5 * x - 1  # noqa: E731
-    with jax.enable_x64(True):
-        variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), draw(config))
-        model = create_model(config.model, num_classes=10, dtype=jnp.float64)
-        options = {"train": True, "mutable": ["batch_stats"], "rngs": {"noise": jax.random.key(0)}}
-        apply = functools.partial(model.apply, noise=lambda _, x: disturb(x), **options)
-        logits, updates = jax.jit(apply)(variables, pixels)
-        network = loaded(config, variables, torch.float64).train()
-    sites = [module for module in network.modules() if isinstance(module, torch.nn.Dropout)]
-    assert {site.p for site in sites} == {config.noise.rate}
-    for site in sites:
-        site.register_forward_hook(lambda _, inputs, output: disturb(inputs[0]))
-    with torch.no_grad():
-        theirs = network(torch.tensor(pixels.transpose(0, 3, 1, 2)))
-    assert relative(logits, theirs) < 1e-9
-    state = network.state_dict()
-    for key, mean in torch_networks.state_of(updates).items():
-        if key.endswith("_mean"):
-            assert relative(mean, state[key]) < 1e-9
-
-
-def kernel(shape=(3, 3, 5, 7)):
-    """One of ours, with zeros."""
-    drawn = np.random.default_rng(3).standard_normal(shape).astype(np.float32)
-    drawn.flat[::11] = 0
-    return drawn
-
-
-def to_torch(array):
-    return torch.tensor(np.ascontiguousarray(np.transpose(array, (3, 2, 0, 1))))
-
-
-@pytest.mark.parametrize("q", [0.5, 1.0, 1.5, 2.0, 3.0])
-def test_noisy_weights_and_gradient(q):
-    w, seed = kernel(), np.random.default_rng(4)
-    xi = np.where(seed.random(w.shape) < 0.7, 1 / 0.7 - 1, -1).astype(np.float32)
-    outer = seed.standard_normal(w.shape).astype(np.float32)
-    ours, pull = jax.vjp(lambda w: perturb.bridgeout_perturb(w, xi, q), w)
-    leaf = to_torch(w).requires_grad_()
-    theirs = torch_noise.Bridgeout.apply(leaf, to_torch(xi), q)
-    theirs.backward(to_torch(outer))
-    np.testing.assert_allclose(theirs.detach(), to_torch(ours), rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(leaf.grad, to_torch(pull(outer)[0]), rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize("unit", ["filter", "kernel", "weight"])
-@pytest.mark.parametrize("shape", [(3, 3, 5, 7), (3, 3, 1, 4), (5, 3, 8, 2)])
-@pytest.mark.parametrize("fraction", [0.3, 0.75])
-def test_weakest(unit, shape, fraction):
-    w = kernel(shape)
-    ours = np.broadcast_to(perturb.weakest(jnp.asarray(w), fraction, unit), shape)
-    theirs = torch_noise.weakest(to_torch(w), fraction, unit).expand(shape[3], shape[2], *shape[:2])
-    assert np.array_equal(to_torch(ours), theirs)
-
-
-def test_xi_is_centred_and_targeted():
-    config = NoiseConfig(rate=0.3, target_fraction=0.5, target_unit="filter")
-    torch.manual_seed(0)
-    w = torch.randn(64, 16, 3, 3)
-    xi = torch_noise.draw_xi(w, config)
-    targeted = torch_noise.weakest(w, 0.5, "filter").expand_as(w)
-    assert not xi[~targeted].any()
-    drawn = xi[targeted].double().numpy()
-    np.testing.assert_allclose(np.unique(drawn), [-1, 3 / 7], rtol=1e-6)
-    # Of variance rate / (1 - rate).
-    assert abs(drawn.mean()) < 4 * np.sqrt(3 / 7 / drawn.size)
-
-
-def test_noise_is_on_spatial_kernels_in_training():
-    network = torch_networks.create_network(settings("thin_resnet18", noise="batch_bridgeout"))
-    for module in network.modules():
-        if isinstance(module, torch.nn.Conv2d):
-            noisy = isinstance(module, torch_noise.NoisyConv2d)
-            assert noisy == (module.kernel_size == (3, 3))
-    images = torch.randn(2, 3, 32, 32)
-    clean = torch.nn.functional.conv2d(images, network.stem.weight, padding=1)
-    assert torch.equal(network.stem.eval()(images), clean)
-    assert not torch.equal(network.stem.train()(images), clean)
 
 
 def fixed_xi(w_shape):
