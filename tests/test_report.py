@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bbo import pipeline, report
+from bbo import iterating, pipeline, report
 from bbo import workdir as workdirs
 from bbo.config import ExperimentConfig
+from bbo.runs import Network
 from bbo.types import RunError
 
 ROWS = [
@@ -67,9 +68,13 @@ def test_a_point_that_failed_is_a_dash_and_told():
     assert len(lines) == 3 + 4
 
 
+NETWORK = Network({}, np.int32(1), np.float32(-1))
+
+
 def finish(folder, rows):
     workdirs.write_lines(folder / "curve.jsonl", rows)
-    return pipeline._finish(ExperimentConfig(), folder, rows, {"macs": 7})
+    stage = iterating.Stage(folder, NETWORK, rows)
+    return pipeline._finish(ExperimentConfig(), folder, [stage], {"macs": 7})
 
 
 def test_a_run_counts_the_points_that_failed(tmp_path):
