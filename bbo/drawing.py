@@ -1,7 +1,7 @@
 """Bernoulli draws that fuse with what uses them: the bits of ``jax.random``, made in one pass.
 
-On the CPU JAX compiles its Threefry generator as a loop over arrays in memory, which costs a step
-of training more than all the rest of the noise. Written out, the same generator becomes part of
+On the CPU JAX compiles its Threefry generator as a loop over arrays in memory, which fuses with
+nothing. Written out, the same generator becomes part of
 the expression that takes its bits.
 
 References: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3" (Threefry-2x32, with

@@ -48,7 +48,7 @@ def wide(x: Array) -> Array:
 
 
 def _power(magnitude: Array, exponent: float) -> Array:
-    """``magnitude ** exponent``; by square roots where they do, as a power takes twice as long."""
+    """``magnitude ** exponent``; by square roots, which cost less, where they do."""
     root = jnp.sqrt(magnitude)
     by_roots: dict[float, Callable[[], Array]] = {
         -0.75: lambda: 1 / (root * jnp.sqrt(root)),

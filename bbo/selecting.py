@@ -6,7 +6,7 @@ from jax import lax
 from bbo.types import Array, require
 
 SORTED = 64
-"""Of so many numbers at most, sorting is as fast."""
+"""So many numbers at most are sorted."""
 
 
 def smallest(values: Array, rank: int, *, axis: int) -> Array:
@@ -14,8 +14,7 @@ def smallest(values: Array, rank: int, *, axis: int) -> Array:
 
     Floats that are not negative are ordered as their bits are, read as whole numbers. Whether a bit
     of the value is set is told by how many numbers are smaller than with it: a pass over the
-    numbers for each bit, where sorting takes more, and along an axis that is not the last many
-    times more.
+    numbers for each bit, along any axis.
 
     Args:
       values: float32 or float64, not negative, without NaN.

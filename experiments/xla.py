@@ -30,7 +30,7 @@ def prepare(*, fusions: bool, distributed: bool = False) -> None:
     """Sets what is for the better in the environment, for a jax that is not loaded yet.
 
     Args:
-      fusions: whether to ask for ``FUSIONS``; on images of 8 x 8 pixels they gain nothing.
+      fusions: whether to ask for ``FUSIONS``; they change how results are rounded.
       distributed: whether this is one process of many.
     """
     if "jax" in sys.modules:
