@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from bbo import curves, data, preemption, runs, sharding
+from bbo import curves, data, members, preemption, runs, sharding
 from bbo.catalog import DATASETS
 from bbo.config import ExperimentConfig, override
 from bbo.runs import Network, Run
@@ -28,7 +28,10 @@ class Steps(NamedTuple):
     """A compiled training step, ready to be timed."""
 
     loop: Callable[[int], None]
-    """``loop(n)`` takes n steps and waits for the last."""
+    """``loop(n)`` makes n calls and waits for the last."""
+    steps_per_call: int
+    members: int
+    """Runs that are trained as one program: a step is one of each."""
     flops: float
     """Of a step: two for each multiply-add of a forward pass, ``PASSES`` times."""
     compile_cold: float
@@ -53,39 +56,60 @@ def random_dataset(
     return data.Dataset(split(train_images), held_out, split(test_images), info)
 
 
-def made_ready(config: ExperimentConfig, *, test_images: int = 1) -> Run:
-    """A run on random images, without validation: ``BATCHES`` batches to train on."""
+def made_ready(config: ExperimentConfig, *, test_images: int = 1, like: Run | None = None) -> Run:
+    """A run on random images, without validation: ``BATCHES`` calls of batches to train on.
+
+    Args:
+      config: all settings.
+      test_images: to be evaluated.
+      like: see ``runs.set_up``.
+    """
     config = override(config, validation_fraction=0.0, select="last")
-    count = BATCHES * config.train.batch_size
+    count = BATCHES * config.train.steps_per_call * config.train.batch_size
     dataset = random_dataset(config, train_images=count, test_images=test_images)
-    return runs.set_up(config, dataset=dataset)
+    return runs.set_up(config, dataset=dataset, like=like)
 
 
-def training_steps(run: Run) -> Steps:
-    """Compiles the training step of a run.
+def training_steps(run: Run, *others: Run) -> Steps:
+    """Compiles the training step of a run, or of several as one program.
 
     Args:
       run: from ``made_ready``; its state stays as it is.
+      *others: likewise; they differ in seed and rate alone.
     """
-    batches = list(runs.training_batches(run, epoch=1))
-    state = jax.tree.map(jax.numpy.copy, run.state)
-    images, step = run.images["train"], run.programs.train
+    if others:
+        group = (run, *others)
+        step, images, *rest = members.create_step(group)
+        batches = list(members.training_batches(group, epoch=1))
+        state = members.stack_states([one.state for one in group])
+    else:
+        step, images, rest = run.programs.train, run.images["train"], []
+        batches = list(runs.training_batches(run, epoch=1))
+        state = jax.tree.map(jax.numpy.copy, run.state)
     with _empty_cache():
-        cold, compiled = _compiled(step, state, images, batches[0])
-        warm, _ = _compiled(step, state, images, batches[0])
+        cold, compiled = _compiled(step, state, images, batches[0], *rest)
+        warm, _ = _compiled(step, state, images, batches[0], *rest)
     held: list[Any] = [state]
 
     def loop(calls: int) -> None:
         # As many in flight as training has, and no more.
         metrics: list[PyTree] = []
         for number in range(calls):
-            held[0], means = compiled(held[0], images, batches[number % BATCHES])
+            held[0], means = compiled(held[0], images, batches[number % BATCHES], *rest)
             metrics.append(means)
             jax.block_until_ready(metrics[-sharding.AHEAD :][0])
         jax.block_until_ready(held[0])
 
-    flops = 2.0 * PASSES * sum(run.macs.values()) * run.config.train.batch_size
-    return Steps(loop, flops, cold, warm, _bytes_at_most(compiled))
+    images_per_step = run.config.train.batch_size * (1 + len(others))
+    return Steps(
+        loop=loop,
+        steps_per_call=run.steps_per_call,
+        members=1 + len(others),
+        flops=2.0 * PASSES * sum(run.macs.values()) * images_per_step,
+        compile_cold=cold,
+        compile_warm=warm,
+        bytes_at_most=_bytes_at_most(compiled),
+    )
 
 
 def _compiled(step: Any, *arguments: PyTree) -> tuple[float, Any]:

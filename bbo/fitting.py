@@ -21,7 +21,7 @@ from bbo.runs import Network, Run, accuracy_on, training_batches, variables_of
 from bbo.types import Preempted, PyTree, RunError, UsageError
 
 Metrics = dict[str, Any]
-"""Of one step: ``loss`` and ``accuracy``, on the device or read from it."""
+"""Of a call: ``loss`` and ``accuracy``, of its step or steps [k]; on the device or read from it."""
 
 Record = Callable[[int, dict[str, float]], None]
 """Takes the numbers of an epoch."""
@@ -35,7 +35,7 @@ class Progress(NamedTuple):
     epochs: int
     """Finished and recorded."""
     collected: list[Metrics]
-    """Metrics of the steps done of the epoch under way."""
+    """Metrics of the calls done of the epoch under way."""
     seconds: float
     """Spent on that epoch."""
 
@@ -52,7 +52,7 @@ def train_network(
     Args:
       run: from ``runs.set_up``.
       workdir: for metrics and checkpoints.
-      should_stop: asked after each step, each batch of an evaluation and each epoch.
+      should_stop: asked after each call, each batch of an evaluation and each epoch.
       start: the count of work that was done before this training.
 
     Returns:
@@ -67,7 +67,8 @@ def train_network(
         count, tree = checkpoint.restore_newest(manager, pack(run, beginning(run)))
         progress = restored = unpack(run, tree)
         if count:
-            steps = f"{len(progress.collected)} of {run.steps_per_epoch} steps"
+            done = len(progress.collected) * run.steps_per_call
+            steps = f"{done} of {run.steps_per_epoch} steps"
             tell(f"going on after {progress.epochs} epochs and {steps}")
         count = count or start
         poll = preemption.poller(should_stop, count)
@@ -101,11 +102,9 @@ def beginning(run: Run) -> Progress:
 def pack(run: Run, progress: Progress) -> PyTree:
     """Progress as a tree of arrays of fixed shapes, on all devices: what a checkpoint holds."""
     done = jax.device_get(progress.collected)
+    left = run.steps_per_epoch - len(done) * run.steps_per_call
     collected = {
-        name: np.pad(
-            np.asarray([step[name] for step in done], np.float32),
-            (0, run.steps_per_epoch - len(done)),
-        )
+        name: np.pad(np.asarray([call[name] for call in done], np.float32).ravel(), (0, left))
         for name in train.METRICS
     }
     rest = (progress.best, np.int32(progress.epochs), collected, np.float32(progress.seconds))
@@ -117,8 +116,11 @@ def unpack(run: Run, tree: PyTree) -> Progress:
     state, best, *rest = tree
     epochs, collected, seconds = jax.device_get(rest)
     num_done = int(state.step) - int(epochs) * run.steps_per_epoch
-    steps = [{name: collected[name][i] for name in train.METRICS} for i in range(num_done)]
-    return Progress(state, best, int(epochs), steps, float(seconds))
+    if run.config.train.steps_per_call > 1:
+        collected = {name: x.reshape(-1, run.steps_per_call) for name, x in collected.items()}
+    calls = range(num_done // run.steps_per_call)
+    done = [{name: collected[name][i] for name in train.METRICS} for i in calls]
+    return Progress(state, best, int(epochs), done, float(seconds))
 
 
 def read_network(workdir: pathlib.Path) -> Network:
@@ -186,7 +188,8 @@ def recorder(
 
 def steps_done(run: Run, progress: Progress) -> int:
     """Since the beginning of the run."""
-    return progress.epochs * run.steps_per_epoch + len(progress.collected)
+    done = len(progress.collected) * run.steps_per_call
+    return progress.epochs * run.steps_per_epoch + done
 
 
 def tell(message: str) -> None:
@@ -196,10 +199,9 @@ def tell(message: str) -> None:
 
 
 def _advance(run: Run, progress: Progress, record: Record, poll: Poll) -> Iterator[Progress]:
-    """The training loop: progress after every step, and after every epoch.
+    """The training loop: progress after every call, and after every epoch.
 
-    Steps are dispatched a few ahead of the device; a loop primitive would run convolutions an
-    order of magnitude slower on CPU.
+    Calls are dispatched a few ahead of the device.
     """
     for epoch in range(progress.epochs + 1, run.config.train.epochs + 1):
         started = time.monotonic() - progress.seconds
@@ -221,7 +223,7 @@ def finish_epoch(
 
     Args:
       run: the run.
-      progress: with the metrics of all steps of the epoch.
+      progress: with the metrics of the whole epoch.
       record: where its numbers go.
       poll: before each batch of the evaluation.
       started: ``time.monotonic()`` at the beginning of the epoch.
@@ -245,7 +247,7 @@ def _means(epoch: int, collected: list[Metrics]) -> dict[str, float]:
     """Of the metrics of an epoch, by ``train_<name>``."""
     read = jax.device_get(collected)
     means = {
-        f"train_{name}": float(np.mean([step[name] for step in read], dtype=np.float64))
+        f"train_{name}": float(np.mean([call[name] for call in read], dtype=np.float64))
         for name in train.METRICS
     }
     if not np.isfinite(means["train_loss"]):

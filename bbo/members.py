@@ -5,8 +5,8 @@ import dataclasses
 import itertools
 import pathlib
 import time
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,10 @@ from bbo import checkpoint, fitting, preemption, programs, sharding
 from bbo.config import ExperimentConfig
 from bbo.fitting import Metrics, Progress, Record
 from bbo.preemption import Poll, ShouldStop
-from bbo.runs import Run, training_choices
+from bbo.programs import Images
+from bbo.runs import Run, spread_over_devices, training_choices
 from bbo.train import TrainState
-from bbo.types import Preempted, UsageError
+from bbo.types import Array, Preempted, PyTree, UsageError
 
 
 class Group(NamedTuple):
@@ -29,7 +30,7 @@ class Group(NamedTuple):
     members: list[Progress]
     """As they were at the beginning of the epoch."""
     collected: list[Metrics]
-    """Of the steps since then; arrays over the members."""
+    """Of the calls since then: arrays whose last axis is over the members."""
     seconds: float
 
 
@@ -37,12 +38,18 @@ def check_alike(configs: Sequence[ExperimentConfig]) -> None:
     """Checks that runs can be trained as one program.
 
     Raises:
-      UsageError: they differ in more than seed and rate, use pmap, or this is one process of many.
+      UsageError: they differ in more than seed and rate, use pmap or rbg, or this is one process
+        of many.
     """
     if jax.process_count() > 1:
         raise UsageError("several seeds in one program work within one process")
     if any(config.train.parallel == "pmap" for config in configs):
         raise UsageError("several seeds in one program need parallel=jit")
+    if any(config.train.generator == "rbg" for config in configs):
+        raise UsageError(
+            "several seeds in one program need generator=threefry: of rbg each would have other "
+            "draws than alone"
+        )
 
     def rest(config: ExperimentConfig) -> ExperimentConfig:
         return dataclasses.replace(
@@ -69,7 +76,7 @@ def train_together(
     Args:
       members: from ``runs.set_up``, with shared images; ``check_alike`` has accepted them.
       folders: of each.
-      should_stop: asked after each step, each batch of an evaluation and each epoch.
+      should_stop: asked after each call, each batch of an evaluation and each epoch.
 
     Raises:
       Preempted: by ``should_stop``; all has been saved.
@@ -115,20 +122,40 @@ def train_together(
                 manager.wait_until_finished()
 
 
+def create_step(members: Sequence[Run]) -> tuple[Callable[..., Any], Images, Array]:
+    """The training step of all, compiled at its first call, its images and the rates.
+
+    Returns:
+      ``step``, ``images`` and ``rates`` of ``step(state, images, batch, rates)``, see
+      ``programs.create_members_step``.
+    """
+    first = members[0]
+    step = programs.create_members_step(first.config, first.optimizer, first.mesh)
+    images = first.images["train"]._replace(rng=jnp.stack([run.rngs["train"] for run in members]))
+    return step, images, jnp.asarray([run.config.noise.rate for run in members], jnp.float32)
+
+
+def training_batches(members: Sequence[Run], epoch: int) -> Iterator[PyTree]:
+    """As ``runs.training_batches``, of all."""
+    choices = zip(*(training_choices(run, epoch) for run in members), strict=True)
+    together = (jax.tree.map(lambda *rows: np.stack(rows), *choice) for choice in choices)
+    return spread_over_devices(members[0], together, axis=1)
+
+
+def stack_states(states: Sequence[TrainState]) -> TrainState:
+    """Of all in one: each array has a first axis over them."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+
+
 def _advance(
     members: Sequence[Run], group: Group, records: Sequence[Record], poll: Poll
 ) -> Iterator[Group]:
     """The training loop of ``fitting``, of all members in step."""
-    first = members[0]
-    step = programs.create_members_step(first.config, first.optimizer, first.mesh)
-    images = first.images["train"]._replace(rng=jnp.stack([run.rngs["train"] for run in members]))
-    rates = jnp.asarray([run.config.noise.rate for run in members], jnp.float32)
-    for epoch in range(group.members[0].epochs + 1, first.config.train.epochs + 1):
+    step, images, rates = create_step(members)
+    for epoch in range(group.members[0].epochs + 1, members[0].config.train.epochs + 1):
         started = time.monotonic() - group.seconds
-        choices = zip(*(training_choices(run, epoch) for run in members), strict=True)
-        for choice in itertools.islice(choices, len(group.collected), None):
-            batch = jax.tree.map(lambda *rows: np.stack(rows), *choice)
-            batch = sharding.shard_batch(batch, first.mesh, axis=1)
+        batches = training_batches(members, epoch)
+        for batch in itertools.islice(batches, len(group.collected), None):
             state, means = step(group.state, images, batch, rates)
             group.collected.append(means)
             jax.block_until_ready(group.collected[-sharding.AHEAD :][0])
@@ -143,11 +170,11 @@ def _advance(
 
 
 def _together(found: Sequence[Progress]) -> Group:
-    steps = zip(*(progress.collected for progress in found), strict=True)
+    calls = zip(*(progress.collected for progress in found), strict=True)
     return Group(
-        jax.tree.map(lambda *leaves: jnp.stack(leaves), *(progress.state for progress in found)),
+        stack_states([progress.state for progress in found]),
         [progress._replace(collected=[]) for progress in found],
-        [jax.tree.map(lambda *values: np.stack(values), *step) for step in steps],
+        [jax.tree.map(lambda *values: np.stack(values, axis=-1), *call) for call in calls],
         found[0].seconds,
     )
 
@@ -157,7 +184,7 @@ def _separate(group: Group) -> list[Progress]:
     return [
         progress._replace(
             state=jax.tree.map(lambda leaf: leaf[index], group.state),  # noqa: B023
-            collected=[{name: step[name][index] for name in step} for step in collected],
+            collected=[{name: call[name][..., index] for name in call} for call in collected],
             seconds=group.seconds,
         )
         for index, progress in enumerate(group.members)

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from bbo import data, evaluate, least_squares, pruning, recovery, sharding, train
+from bbo import data, dispatch, evaluate, least_squares, pruning, recovery, sharding, train
 from bbo.catalog import DATASETS
 from bbo.config import ExperimentConfig
 from bbo.models import create_model
-from bbo.noise import create_regulariser
+from bbo.noise import Regulariser, create_regulariser
 from bbo.types import Array, Batch, Params, PyTree, Rng, UsageError
 
 
@@ -35,6 +35,7 @@ class Programs(NamedTuple):
     model: nn.Module
     """The network, as it is evaluated."""
     train: Callable[[train.TrainState, Images, PyTree], tuple[train.TrainState, dict[str, Array]]]
+    """With ``steps_per_call`` above 1, of batches and to metrics with a first axis more."""
     evaluate: Callable[[PyTree, Images, PyTree], dict[str, Array]]
     moments: Callable[[PyTree, Images, PyTree], PyTree]
     """BatchNorm statistics of one augmented batch, without noise."""
@@ -66,6 +67,8 @@ def create_programs(
     model = _create_model(config, kept=kept)
     if config.train.parallel == "pmap" and _compiler_options(config):
         raise UsageError("bfloat16 on CPU needs compiler options that pmap lacks; use parallel=jit")
+    if config.train.parallel == "pmap" and config.train.steps_per_call > 1:
+        raise UsageError("steps_per_call above 1 needs parallel=jit")
     if config.train.parallel == "pmap" and mesh.is_multi_process:
         raise UsageError("pmap works within one process; use parallel=jit over several")
     everywhere = NamedSharding(mesh, PartitionSpec())
@@ -121,8 +124,15 @@ def create_train(
     kept: Mapping[str, int] | None = None,
 ) -> Callable[[train.TrainState, Images, PyTree], tuple[train.TrainState, dict[str, Array]]]:
     """The training step, compiled at its first call; it alone depends on the noise."""
+    regulariser = create_regulariser(config.noise)
+    in_shards = config.train.parallel == "jit" and mesh.size > 1 and regulariser.per_example
+    mapped = in_shards or config.train.parallel == "pmap"
+    step = _train_step(config, optimizer, regulariser, mapped=mapped, kept=kept)
+    if in_shards:
+        # A convolution with other weights for each example: left alone, XLA gathers all images.
+        step = sharding.in_shards(step, mesh)
     return sharding.parallelise(
-        _train_step(config, optimizer, kept=kept),
+        step if config.train.steps_per_call == 1 else dispatch.in_one_call(step),
         parallel=config.train.parallel,
         mesh=mesh,
         options=_compiler_options(config),
@@ -134,15 +144,18 @@ def create_members_step(
 ) -> Callable[[train.TrainState, Images, PyTree, Array], tuple[train.TrainState, dict]]:
     """The training step of several runs at once, compiled as one program.
 
-    It takes and gives what ``Programs.train`` does, each with a first axis more, over the members;
-    but for the images, which are the same for all, and with the rate of the noise of each.
+    It takes and gives what ``Programs.train`` does, each with an axis more, over the members: the
+    first, or of batches and metrics of several steps the second. But the images are the same for
+    all, and the rate of the noise of each is an argument.
     """
 
     def step(state: train.TrainState, images: Images, choice: PyTree, rate: Array) -> Any:
-        return _train_step(config, optimizer, rate)(state, images, choice)
+        regulariser = create_regulariser(config.noise, rate)
+        return _train_step(config, optimizer, regulariser)(state, images, choice)
 
+    together = jax.vmap(step, in_axes=(0, Images(None, None, 0), 0, 0))  # pyright: ignore
     return jax.jit(
-        jax.vmap(step, in_axes=(0, Images(None, None, 0), 0, 0)),  # pyright: ignore
+        together if config.train.steps_per_call == 1 else dispatch.in_one_call(together),
         donate_argnums=0,
         out_shardings=NamedSharding(mesh, PartitionSpec()),
         compiler_options=_compiler_options(config),
@@ -152,17 +165,19 @@ def create_members_step(
 def _train_step(
     config: ExperimentConfig,
     optimizer: optax.GradientTransformation,
-    rate: Array | None = None,
+    regulariser: Regulariser,
+    *,
+    mapped: bool = False,
     kept: Mapping[str, int] | None = None,
 ) -> Callable:
-    regulariser = create_regulariser(config.noise, rate)
-    axes = train.batch_axes(regulariser, config.train.parallel)
+    """One step; ``mapped``: as a device takes it that sees its own rows of the batch alone."""
+    axes = train.batch_axes(regulariser, mapped=mapped)
     recipe = train.Recipe(
         model=_create_model(config, axis_name=axes, kept=kept),
         regulariser=regulariser,
         optimizer=optimizer,
         label_smoothing=config.optimizer.label_smoothing,
-        mapped_axis=sharding.AXIS if config.train.parallel == "pmap" else None,
+        mapped_axis=sharding.AXIS if mapped else None,
     )
 
     def step(state: train.TrainState, images: Images, choice: PyTree) -> Any:

@@ -1,7 +1,7 @@
 """A run made ready, and what all of its stages need of it."""
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from bbo import cost, data, evaluate, optim, preemption, sharding, train
+from bbo import cost, data, dispatch, evaluate, optim, preemption, sharding, train
 from bbo.catalog import DATASETS
 from bbo.config import ExperimentConfig
 from bbo.programs import Images, Programs, create_programs, create_train
@@ -18,6 +18,9 @@ from bbo.types import Array, PyTree, Rng, UsageError
 
 EVALUATION_BATCH = 500
 """Images at a time in evaluation, at most; rounded up to a multiple of the number of devices."""
+
+GENERATORS = {"threefry": "threefry2x32", "rbg": "rbg"}
+"""By the names of the setting, those of jax."""
 
 
 class Run(NamedTuple):
@@ -35,6 +38,8 @@ class Run(NamedTuple):
     """Before the first step."""
     rngs: dict[str, Rng]
     steps_per_epoch: int
+    steps_per_call: int
+    """Training steps in one computation."""
     macs: dict[str, int]
 
 
@@ -96,7 +101,7 @@ def set_up(
     else:
         programs = create_programs(config, optimizer, mesh, kept)
     streams = ("initial", "order", "train", "recovery", "scores", "recovery_order")
-    root = jax.random.key(config.train.seed)
+    root = jax.random.key(config.train.seed, impl=GENERATORS[config.train.generator])
     rngs = {name: jax.random.fold_in(root, i) for i, name in enumerate(streams)}
     fresh = functools.partial(
         train.create_state, programs.model, optimizer, rngs["initial"], info.image_shape
@@ -121,6 +126,7 @@ def set_up(
         state=sharding.replicate(state, mesh),
         rngs=rngs,
         steps_per_epoch=steps_per_epoch,
+        steps_per_call=dispatch.steps_per_call(config.train.steps_per_call, of=steps_per_epoch),
         macs=cost.layer_macs(programs.model, variables_of(state), info.image_shape),
     )
 
@@ -164,13 +170,26 @@ def accuracy_on(run: Run, split: str, variables: PyTree, poll: preemption.Poll) 
 
 
 def training_batches(run: Run, epoch: int) -> Iterator[PyTree]:
-    """The batches of an epoch, in its own random order, spread over the devices."""
-    for choice in training_choices(run, epoch):
-        yield sharding.shard_batch(choice, run.mesh)
+    """The batches of an epoch, in its own random order, as ``Programs.train`` takes them."""
+    yield from spread_over_devices(run, training_choices(run, epoch), axis=0)
+
+
+def spread_over_devices(run: Run, batches: Iterable[PyTree], *, axis: int) -> Iterator[PyTree]:
+    """Batches for each call in turn, spread over the devices.
+
+    Args:
+      run: the run.
+      batches: on the host, of each step.
+      axis: of their arrays, over the images.
+    """
+    if run.config.train.steps_per_call > 1:
+        batches, axis = dispatch.stacked(batches, run.steps_per_call), axis + 1
+    for batch in batches:
+        yield sharding.shard_batch(batch, run.mesh, axis=axis)
 
 
 def training_choices(run: Run, epoch: int) -> Iterator[dict[str, np.ndarray]]:
-    """The same, still on the host."""
+    """The batches of an epoch, still on the host."""
     rows, batch_size = run.rows["train"], run.config.train.batch_size
     order = data.epoch_indices(jax.random.fold_in(run.rngs["order"], epoch), len(rows), batch_size)
     yield from choices(rows[np.asarray(order).ravel()], batch_size)

@@ -178,9 +178,16 @@ class TrainConfig:
         "float32", "of the computation; parameters are float32", one_of=("float32", "bfloat16")
     )
     parallel: str = setting(
-        "jit",
-        "how several devices work together: jit over a mesh, or pmap",
-        one_of=("jit", "pmap"),
+        "jit", "how devices work together: jit over a mesh, or pmap", one_of=("jit", "pmap")
+    )
+    generator: str = setting(
+        "threefry",
+        "of random numbers: threefry (the same on all devices) or rbg (their own; for TPUs)",
+        one_of=("threefry", "rbg"),
+    )
+    steps_per_call: int = setting(
+        1,
+        "most training steps in one computation, >= 1: spares the host of a GPU or TPU; slow on CPU",
     )
     select: str = setting(
         "best_validation",
@@ -196,6 +203,7 @@ class TrainConfig:
             self,
             epochs=positive,
             batch_size=(lambda v: v >= 2, ">= 2"),
+            steps_per_call=positive,
             seed=(lambda v: 0 <= v < 2**32, "in [0, 2**32)"),
             checkpoint_every=positive,
         )

@@ -101,6 +101,26 @@ def check_divides(batch_size: int, num_devices: int) -> None:
         )
 
 
+def in_shards(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """``step(state, data, batch)`` as a part of a program that each device does for itself.
+
+    Args:
+      step: sees its own rows of the batch, as under pmap, and averages over ``AXIS`` itself.
+      mesh: from ``data_mesh``.
+
+    Returns:
+      the same function of the whole batch, to be compiled.
+    """
+    everywhere, split = PartitionSpec(), PartitionSpec(AXIS)
+    return jax.shard_map(
+        step,
+        mesh=mesh,
+        in_specs=(everywhere, everywhere, split),
+        out_specs=everywhere,
+        check_vma=False,
+    )
+
+
 def parallelise(
     step: Callable[..., Any],
     *,

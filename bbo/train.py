@@ -37,7 +37,7 @@ class Recipe(NamedTuple):
     label_smoothing: float = 0.0
     """In [0, 1)."""
     mapped_axis: str | None = None
-    """Under pmap, the name of the device axis to average over."""
+    """If the step is mapped over the devices, the name of their axis, to average over."""
 
 
 def create_state(
@@ -66,9 +66,14 @@ def create_state(
     return jax.jit(init)(rng)
 
 
-def batch_axes(regulariser: Regulariser, parallel: str) -> tuple[str, ...] | None:
-    """The named axes that together make up a batch: BatchNorm averages over them."""
-    axes = (sharding.AXIS,) if parallel == "pmap" else ()
+def batch_axes(regulariser: Regulariser, *, mapped: bool) -> tuple[str, ...] | None:
+    """The named axes that together make up a batch: BatchNorm averages over them.
+
+    Args:
+      regulariser: of which some draw for each example.
+      mapped: the step is mapped over the devices, each of which sees its own rows of a batch.
+    """
+    axes = (sharding.AXIS,) if mapped else ()
     axes += (EXAMPLE_AXIS,) if regulariser.per_example else ()
     return axes or None
 

@@ -14,10 +14,8 @@ import importlib.util
 import itertools
 import json
 import pathlib
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,7 +25,7 @@ from bbo import workdir as workdirs
 from bbo.catalog import DATASETS, REGULARISERS
 from bbo.config import ExperimentConfig, override
 from bbo.types import UsageError
-from experiments import cli, xla
+from experiments import cli, start_times, xla
 
 FLAGS = flags.FlagValues()
 _PLACE = {"flag_values": FLAGS, "module_name": " benchmark"}
@@ -44,8 +42,18 @@ flags.DEFINE_multi_enum(
     "dtype", ["float32"], ["float32", "bfloat16"], "of the computation", **_PLACE
 )
 flags.DEFINE_list("batch_sizes", ["128"], "images in a step", **_PLACE)
+flags.DEFINE_list(
+    "members", ["1"], "seeds trained as one program, as --vmap_seeds of a run", **_PLACE
+)
+flags.DEFINE_list("steps_per_call", ["1"], "see --help of experiments.run", **_PLACE)
+flags.DEFINE_multi_enum(
+    "generator", ["threefry"], ["threefry", "rbg"], "of random numbers, likewise", **_PLACE
+)
 flags.DEFINE_float("width", 1.0, "factor on the channels of all layers", **_PLACE)
 flags.DEFINE_enum("dataset", "cifar10", list(DATASETS), "whose shape the images have", **_PLACE)
+flags.DEFINE_string(
+    "data_dir", None, "of its images, if the time to load them is to be measured", **_PLACE
+)
 flags.DEFINE_enum("against", "none", ["none", "torch"], "another framework beside ours", **_PLACE)
 flags.DEFINE_float(
     "seconds", 15.0, "to measure each program for, on average", lower_bound=0, **_PLACE
@@ -69,7 +77,10 @@ def main(values: flags.FlagValues) -> None:
         "command": " ".join(["python -m experiments.benchmark", *arguments(values)]),
         "environment": workdirs.environment(),
     }
-    record |= {"peaks": peaks(values), "start": start_times(), "steps": [], "curves": []}
+    record["start"] = start_times.import_seconds()
+    if values["data_dir"].value or values["dataset"].value == "digits":
+        record["start"] |= start_times.load_seconds(configs[0][0])
+    record |= {"peaks": peaks(values), "steps": [], "curves": []}
     if values["against"].value == "torch":
         from experiments import torch_training
 
@@ -94,16 +105,15 @@ def check(values: flags.FlagValues) -> tuple[Any, list[list[ExperimentConfig]]]:
         raise UsageError("out is missing; name a folder for the record, as in --out=bench")
     if values["against"].value == "torch" and not importlib.util.find_spec("torch"):
         raise UsageError("torch is not installed: pip install 'bbo[bench]'")
-    try:
-        sizes = [int(text) for text in values["batch_sizes"].value]
-    except ValueError:
-        sizes = []
-    if not sizes:
-        given = ",".join(values["batch_sizes"].value)
-        raise UsageError(f"batch_sizes is {given!r}; give whole numbers, as in 64,128")
+    if max(numbers(values, "members")) > 1 and "rbg" in values["generator"].value:
+        raise UsageError("members above 1 need generator=threefry")
+    numbers(values, "steps_per_call")
     earlier = read_record(values["compare"].value) if values["compare"].value else None
+    sizes = numbers(values, "batch_sizes")
     each = itertools.product(values["models"].value, values["dtype"].value, sizes)
     shared = {name: values[name].value for name in ("dataset", "width")}
+    if values["data_dir"].value:
+        shared["data_dir"] = values["data_dir"].value
     noises = dict.fromkeys(["none", *values["noise"].value])
     return earlier, [
         [
@@ -119,6 +129,22 @@ def check(values: flags.FlagValues) -> tuple[Any, list[list[ExperimentConfig]]]:
         ]
         for model, dtype, size in each
     ]
+
+
+def numbers(values: flags.FlagValues, name: str) -> list[int]:
+    """The value of a flag that is a list of whole numbers.
+
+    Raises:
+      UsageError: it is none.
+    """
+    given = ",".join(values[name].value)
+    try:
+        found = [int(text) for text in values[name].value]
+    except ValueError:
+        found = []
+    if not found or min(found) < 1:
+        raise UsageError(f"{name} is {given!r}; give whole numbers from 1 on, as in 1,16")
+    return found
 
 
 def read_record(path: str) -> dict[str, Any]:
@@ -139,7 +165,7 @@ def arguments(values: flags.FlagValues) -> list[str]:
     return [
         flag.serialize().replace("\n", " ")
         for name in values
-        if (flag := values[name]).present and name not in ("out", "compare")
+        if (flag := values[name]).present and name not in ("out", "compare", "data_dir")
     ]
 
 
@@ -148,16 +174,6 @@ def peaks(values: flags.FlagValues) -> dict[str, float]:
     from bbo import roofline
 
     return {dtype: roofline.measured_peak_flops(dtype) for dtype in values["dtype"].value}
-
-
-def start_times() -> dict[str, float]:
-    """Seconds until a fresh process has loaded what a run needs, the least of three."""
-    taken = []
-    for _ in range(3):
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", "import bbo.pipeline"], check=True)
-        taken.append(time.perf_counter() - start)
-    return {"import bbo.pipeline": min(taken)}
 
 
 def measure_steps(
@@ -169,7 +185,7 @@ def measure_steps(
 
     about, loops = {}, {}
     for row, loop in itertools.chain(
-        jax_programs(configs), torch_programs(configs, values["against"].value)
+        jax_programs(configs, values), torch_programs(configs, values["against"].value)
     ):
         name = " ".join([row["framework"], row["variant"], row["noise"]])
         about[name], loops[name] = row, loop
@@ -183,17 +199,30 @@ def measure_steps(
     for name, row in about.items():
         plain = samples[" ".join([row["framework"], row["variant"], "none"])]
         found = {"to_no_noise": timing.ratio_in_turn(samples[name], plain)}
-        rows.append(row | summary(head, samples[name]) | found)
+        rows.append(row | summary(row, samples[name]) | found)
     return rows
 
 
-def jax_programs(configs: list[ExperimentConfig]) -> Iterator[tuple[dict[str, Any], Any]]:
+def jax_programs(
+    configs: list[ExperimentConfig], values: flags.FlagValues
+) -> Iterator[tuple[dict[str, Any], Any]]:
     """What each program is, and its loop."""
     from bbo import benchmarking
 
-    for config in configs:
-        steps = benchmarking.training_steps(benchmarking.made_ready(config))
-        row = labels(config, "jax", "") | steps._asdict()
+    variants = itertools.product(
+        numbers(values, "members"), numbers(values, "steps_per_call"), values["generator"].value
+    )
+    for (members, calls, generator), config in itertools.product(variants, configs):
+        config = override(config, steps_per_call=calls, generator=generator)
+        first = benchmarking.made_ready(config)
+        others = [
+            benchmarking.made_ready(override(config, seed=seed), like=first)
+            for seed in range(1, members)
+        ]
+        steps = benchmarking.training_steps(first, *others)
+        named = [f"{members} members"] * (members > 1) + [f"{calls} steps a call"] * (calls > 1)
+        named += [generator] * (generator != "threefry")
+        row = labels(config, "jax", ", ".join(named)) | steps._asdict()
         yield row, row.pop("loop")
 
 
@@ -228,14 +257,15 @@ def labels(config: ExperimentConfig, framework: str, variant: str) -> dict[str, 
     }
 
 
-def summary(config: ExperimentConfig, samples: list[Any]) -> dict[str, Any]:
+def summary(row: dict[str, Any], samples: list[Any]) -> dict[str, Any]:
     """The numbers of a row: quartiles of the seconds of a step, of the quietest samples."""
     import numpy as np
 
     from bbo import timing
 
     used = timing.quietest(samples)
-    low, median, high = np.quantile([sample.seconds for sample in used], (0.25, 0.5, 0.75))
+    seconds = [sample.seconds / row.get("steps_per_call", 1) for sample in used]
+    low, median, high = np.quantile(seconds, (0.25, 0.5, 0.75))
     return {
         "median": float(median),
         "low": float(low),
@@ -243,7 +273,7 @@ def summary(config: ExperimentConfig, samples: list[Any]) -> dict[str, Any]:
         "samples": len(used),
         "of_samples": len(samples),
         "others": float(np.max([sample.others for sample in used])),
-        "images_per_second": config.train.batch_size / float(median),
+        "images_per_second": row["batch_size"] * row.get("members", 1) / float(median),
     }
 
 

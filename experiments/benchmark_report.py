@@ -84,7 +84,10 @@ def network_of(row: dict[str, Any]) -> str:
 
 def name_of(row: dict[str, Any]) -> str:
     """Framework, variant and dtype."""
-    return " ".join(filter(None, (row["framework"], row["variant"] or row["dtype"])))
+    variant = row["variant"]
+    if row["framework"] == "jax":
+        variant = ", ".join(filter(None, (row["dtype"], variant)))
+    return f"{row['framework']} {variant}"
 
 
 def share_of_peak(row: dict[str, Any], peaks: dict[str, float]) -> str:
@@ -103,7 +106,7 @@ def best_other(row: dict[str, Any], rows: Iterable[dict[str, Any]]) -> dict[str,
         and all(row[key] == other[key] for key in (*GROUP, "noise"))
         and ("bfloat16" in other["variant"]) == (row["dtype"] == "bfloat16")
     ]
-    return min(others, key=lambda other: other["median"], default=None)
+    return max(others, key=lambda other: other["images_per_second"], default=None)
 
 
 def matching(row: dict[str, Any], rows: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
@@ -112,8 +115,8 @@ def matching(row: dict[str, Any], rows: Iterable[dict[str, Any]]) -> dict[str, A
 
 
 def ratio(row: dict[str, Any], other: dict[str, Any] | None) -> str:
-    """How many times as long; a dash if there is nothing to compare with."""
-    return f"{row['median'] / other['median']:.3f}" if other else "-"
+    """How many times as long for an image; a dash if there is nothing to compare with."""
+    return f"{other['images_per_second'] / row['images_per_second']:.3f}" if other else "-"
 
 
 def compile_table(record: dict[str, Any]) -> list[dict[str, str]]:
@@ -121,8 +124,8 @@ def compile_table(record: dict[str, Any]) -> list[dict[str, str]]:
     return [
         {
             "network": network_of(row),
+            "program": name_of(row),
             "noise": row["noise"],
-            "dtype": row["dtype"],
             "compile, cold (s)": f"{row['compile_cold']:.1f}",
             "from the cache (s)": f"{row['compile_warm']:.1f}",
             "memory at most (MiB)": f"{row['bytes_at_most'] / MIB:.0f}",
@@ -179,11 +182,11 @@ def step_figure(record: dict[str, Any]) -> Figure:
         speeds = [row["images_per_second"] for row in members]
         spread = [
             [
-                speed - row["batch_size"] / row["high"]
+                speed * (1 - row["median"] / row["high"])
                 for speed, row in zip(speeds, members, strict=True)
             ],
             [
-                row["batch_size"] / row["low"] - speed
+                speed * (row["median"] / row["low"] - 1)
                 for speed, row in zip(speeds, members, strict=True)
             ],
         ]

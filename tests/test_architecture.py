@@ -16,7 +16,7 @@ PROGRAMS = sorted(
 LEAVES = (
     "perturb noise pruning prepared records data recovery least_squares models optim metrics "
     "sharding checkpoint workdir report progress preemption flow export comparison timing "
-    "selecting drawing"
+    "selecting drawing dispatch"
 )
 ORDER = [
     "types catalog",
@@ -30,8 +30,8 @@ ORDER = [
     "runs zeros resizing grouping savings staying scaling",
     "compaction targets",
     "fitting curves",
-    "iterating benchmarking",
-    "members shrinking",
+    "iterating members",
+    "shrinking benchmarking",
     "pipeline stepwise",
 ]
 RANKS = {name: rank for rank, modules in enumerate(ORDER) for name in modules.split()}

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bbo import workdir as workdirs
-from experiments import benchmark, cli
+from experiments import benchmark, cli, start_times
 
 FLAGS = (
     "--models=small_cnn --dataset=digits --width=0.25 --batch_sizes=64 --seconds=0 "
@@ -19,7 +19,7 @@ def call(*arguments):
 
 @pytest.fixture
 def start_at_once(monkeypatch):
-    monkeypatch.setattr(benchmark, "start_times", lambda: {"import bbo.pipeline": 1.0})
+    monkeypatch.setattr(start_times, "import_seconds", lambda: {"import bbo.pipeline": 1.0})
 
 
 @pytest.mark.slow
