@@ -187,7 +187,7 @@ class TrainConfig:
     )
     steps_per_call: int = setting(
         1,
-        "most training steps in one computation, >= 1: spares the host of a GPU or TPU; slow on CPU",
+        "most training steps in one computation: spares the host of a GPU; slow on CPU; >= 1",
     )
     select: str = setting(
         "best_validation",
