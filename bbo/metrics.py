@@ -5,8 +5,6 @@ import json
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 
-from tensorboardX import SummaryWriter
-
 from bbo import workdir as workdirs
 
 
@@ -19,6 +17,8 @@ def metrics_writer(
     Records of epochs after ``resumed_epoch`` are removed first: they belong to work that was
     lost and will be written again.
     """
+    from tensorboardX import SummaryWriter  # with torch, if that is installed: seconds
+
     path = workdir / "metrics.jsonl"
     held = workdirs.read_lines(path)
     workdirs.write_lines(path, [record for record in held if record["epoch"] <= resumed_epoch])

@@ -3,6 +3,7 @@
 import math
 import os
 import pathlib
+import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -135,17 +136,20 @@ def sample_in_turn(
         samples, and all have equally many.
 
     Yields:
-      name and sample; a sample is of as many calls as ``SAMPLE_SECONDS`` takes.
+      name and sample; a sample is of as many calls as ``SAMPLE_SECONDS`` takes, after one that is
+      not counted. Each round has a random order: what ran before leaves its traces in caches,
+      memory and threads, and must not be the same for one loop each time.
 
     Raises:
       UsageError: there is no loop.
     """
     require(bool(loops), "loops", loops, "one or more loops by name")
     counts = {name: _calls_of_a_sample(loop) for name, loop in loops.items()}
-    end, rounds = time.perf_counter() + seconds * len(loops), 0
+    end, rounds, order = time.perf_counter() + seconds * len(loops), 0, random.Random(0)
     while rounds < MIN_REPEATS or time.perf_counter() < end:
-        for name, loop in loops.items():
-            yield name, _sample(loop, counts[name])
+        for name in order.sample(list(loops), len(loops)):
+            loops[name](1)
+            yield name, _sample(loops[name], counts[name])
         rounds += 1
 
 

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from jax import lax
 
-from bbo.models.layers import conv2d, xavier_uniform
+from bbo.models.layers import conv2d, max_pool, xavier_uniform
 
 
 @pytest.fixture(autouse=True)
@@ -79,3 +80,28 @@ def test_conv2d_leaves_special_convolutions_to_lax(option):
         for f in (conv2d, lax.conv_general_dilated)
     ]
     assert programs[0] == programs[1]
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8, 5), (2, 5, 7, 3), (1, 2, 2, 1)])
+def test_max_pool_and_its_derivatives_are_those_of_flax(shape):
+    generator = np.random.default_rng(0)
+    x = jnp.asarray(generator.integers(0, 3, shape), jnp.float32)  # of which many are equal
+    tangent = jnp.asarray(generator.standard_normal(shape), jnp.float32)
+
+    def theirs(x):
+        return nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
+
+    (mine, pullback), (expected, other) = jax.vjp(max_pool, x), jax.vjp(theirs, x)
+    upstream = jnp.asarray(generator.standard_normal(mine.shape), jnp.float32)
+    np.testing.assert_array_equal(mine, expected)
+    np.testing.assert_array_equal(pullback(upstream)[0], other(upstream)[0])
+    forward = [jax.jvp(pool, (x,), (tangent,))[1] for pool in (max_pool, theirs)]
+    np.testing.assert_array_equal(*forward)
+
+
+def test_max_pool_of_no_number_is_none():
+    x = jnp.full((1, 2, 2, 1), jnp.nan)
+    assert (
+        jnp.isnan(max_pool(x)).all()
+        and jnp.isfinite(jax.grad(lambda x: max_pool(x).sum())(x)).all()
+    )

@@ -1,5 +1,6 @@
 """Latency, by a clock of our own."""
 
+import functools
 import types
 
 import jax.numpy as jnp
@@ -74,3 +75,14 @@ def test_latency_of_nothing():
         timing.measure_latency(jnp.multiply, 1.0, 2.0)
     with pytest.raises(UsageError, match="functions is {}; it must be one or more"):
         timing.compare_latencies({}, batch_size=1)
+
+
+def test_loops_are_sampled_in_an_order_of_its_own_in_each_round():
+    called = []
+    loops = {name: functools.partial(lambda name, n: called.append(name), name) for name in "abc"}
+    samples = [name for name, _ in timing.sample_in_turn(loops, seconds=0)]
+    rounds = [samples[i : i + 3] for i in range(0, len(samples), 3)]
+    assert len(rounds) >= timing.MIN_REPEATS
+    assert (
+        all(sorted(names) == list("abc") for names in rounds) and len(set(map(tuple, rounds))) > 1
+    )

@@ -2,7 +2,7 @@
 
 from flax import linen as nn
 
-from bbo.models.layers import Layers, Noise, apply_noise, check_images
+from bbo.models.layers import Layers, Noise, apply_noise, check_images, max_pool
 from bbo.types import Array
 
 CHANNELS = (32, 32, 64, 64)
@@ -29,5 +29,5 @@ class SmallCNN(nn.Module):
             x = self.layers.conv_norm(x, f"conv{number}", features=features, train=train)
             x = apply_noise(self, noise, nn.relu(x))
             if number == 2:
-                x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
+                x = max_pool(x)
         return self.layers.head(x, num_classes=self.num_classes)

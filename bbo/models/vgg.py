@@ -2,7 +2,7 @@
 
 from flax import linen as nn
 
-from bbo.models.layers import Layers, Noise, apply_noise, check_images
+from bbo.models.layers import Layers, Noise, apply_noise, check_images, max_pool
 from bbo.types import Array
 
 STAGES = {
@@ -41,5 +41,5 @@ class VGG(nn.Module):
                 features = self.layers.channels(channels)
                 x = self.layers.conv_norm(x, f"conv{number}", features=features, train=train)
                 x = apply_noise(self, noise, nn.relu(x))
-            x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
+            x = max_pool(x)
         return self.layers.head(x, num_classes=self.num_classes)
