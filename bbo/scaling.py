@@ -118,13 +118,15 @@ def step_shapes(
     """The training step and its arguments, as ``jax.ShapeDtypeStruct`` with shardings.
 
     Args:
-      config: all settings; ``train.batch_size`` is that of all devices together.
+      config: all settings; ``train.batch_size`` is that of all devices together; one step is looked
+        at, whatever ``train.steps_per_call``.
       mesh: the devices.
       num_images: in the data set.
 
     Raises:
       UsageError: settings that do not fit each other or the devices.
     """
+    config = configs.override(config, steps_per_call=1)
     info, batch_size = DATASETS[config.data.dataset], config.train.batch_size
     sharding.check_divides(batch_size, mesh.size)
     optimizer = optim.create_optimizer(

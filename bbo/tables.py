@@ -192,5 +192,6 @@ def environment_lines(groups: Sequence[Group]) -> list[str]:
             for item in run.environments:
                 versions = item.get("versions", {})
                 text = f"{item.get('device')} ({item.get('platform')}), jax {versions.get('jax')}"
-                found[f"{text}, commit {item.get('commit')}"] = None
+                flags = f", XLA_FLAGS {item['xla_flags']}" if item.get("xla_flags") else ""
+                found[f"{text}, commit {item.get('commit')}{flags}"] = None
     return sorted(found)

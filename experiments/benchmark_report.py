@@ -25,6 +25,7 @@ def write(record: dict[str, Any], earlier: dict[str, Any] | None, out: pathlib.P
       out: the folder.
     """
     sections = [
+        ("In short", short_table(record)),
         ("Training steps", step_table(record)),
         ("Compiling and memory", compile_table(record)),
         ("Pruning curves", curve_table(record)),
@@ -54,6 +55,30 @@ def heading(record: dict[str, Any]) -> str:
         *(f"{name}: {seconds:.2f} s" for name, seconds in record["start"].items()),
     ]
     return "\n\n".join(lines)
+
+
+def short_table(record: dict[str, Any]) -> list[dict[str, str]]:
+    """A line for each of our programs without noise: what noise adds to it, and the others."""
+    rows = record["steps"]
+    found = []
+    for plain in rows:
+        if (plain["framework"], plain["noise"]) != ("jax", "none"):
+            continue
+        same = ("framework", "variant", *GROUP)
+        line = {
+            "network": network_of(plain),
+            "program": name_of(plain),
+            "step (ms)": f"{1000 * plain['median']:.0f}",
+            "images/s": f"{plain['images_per_second']:.0f}",
+            "to best PyTorch": ratio(plain, best_other(plain, rows)),
+        }
+        for row in rows:
+            if row["noise"] != "none" and all(row[key] == plain[key] for key in same):
+                line[f"{row['noise']} to none"] = f"{row['to_no_noise']:.3f}"
+                other = best_other(row, rows)
+                line[f"{row['noise']} to best PyTorch"] = ratio(row, other)
+        found.append(line)
+    return found
 
 
 def step_table(record: dict[str, Any]) -> list[dict[str, str]]:

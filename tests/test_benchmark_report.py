@@ -43,6 +43,13 @@ def test_a_step_is_compared_with_its_like():
     assert [other["program"] for other in others][1] == "torch channels_last"
 
 
+def test_in_short_a_network_is_a_line():
+    (line,) = benchmark_report.short_table(RECORD)
+    assert line["step (ms)"] == "2000" and line["to best PyTorch"] == "1.600"
+    assert line["batch_bridgeout to none"] == "1.090"
+    assert line["batch_bridgeout to best PyTorch"] == "-"
+
+
 def test_an_earlier_record_is_compared_where_it_measured_the_same():
     earlier = {"steps": [row("jax", "", "none", 1.0), row("jax", "", "dropout", 1.0)]}
     (found,) = benchmark_report.comparison_table(RECORD, earlier)

@@ -18,7 +18,7 @@ def test_tables_are_those_of_the_records(document):
     assert tables and len(tables) == text.count("<!-- table:")
     for record, heading, table in tables:
         recorded = (document.parent / record).read_text(encoding="utf-8")
-        assert f"\n### {heading}\n\n{table}\n\n" in recorded, f"{record} has another {heading}"
+        assert f"# {heading}\n\n{table}\n" in recorded, f"{record} has another {heading}"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.parent.name)

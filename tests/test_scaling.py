@@ -141,6 +141,15 @@ def test_multiply_adds_are_counted_with_padding_and_are_half_of_the_operations()
     assert scaling.step_macs(override(config, dtype="bfloat16")) == expected
 
 
+def test_noise_for_each_example_gathers_no_images():
+    exchanged = collectives_of(8, noise="bridgeout")
+    assert {one.kind for one in exchanged} == {"all-reduce"}
+
+
+def test_of_many_steps_in_a_call_one_is_looked_at():
+    assert counts_of(8, noise="none", steps_per_call=4) == counts_of(8, noise="none")
+
+
 def test_a_batch_that_cannot_be_split_is_a_mistake():
     with pytest.raises(UsageError, match="a batch of 12 cannot be split evenly over 8 devices"):
         counts_of(8, batch_size=12)
