@@ -47,6 +47,7 @@ def heading(record: dict[str, Any]) -> str:
         f"`{record['command']}`",
         f"{environment['device']} ({environment['platform']}), jax {versions['jax']}, Python "
         f"{environment['python']}, commit {environment['commit']}",
+        *([f"XLA_FLAGS: {flags}"] if (flags := environment.get("xla_flags")) else []),
         *(f"{key}: {value}" for key, value in record.get("torch", {}).items()),
         "Most that was seen of a matrix product: "
         + ", ".join(
@@ -59,8 +60,8 @@ def heading(record: dict[str, Any]) -> str:
 
 def short_table(record: dict[str, Any]) -> list[dict[str, str]]:
     """A line for each of our programs without noise: what noise adds to it, and the others."""
-    rows = record["steps"]
-    found = []
+    rows, found = record["steps"], []
+    compared = any(row["framework"] != "jax" for row in rows)
     for plain in rows:
         if (plain["framework"], plain["noise"]) != ("jax", "none"):
             continue
@@ -70,13 +71,14 @@ def short_table(record: dict[str, Any]) -> list[dict[str, str]]:
             "program": name_of(plain),
             "step (ms)": f"{1000 * plain['median']:.0f}",
             "images/s": f"{plain['images_per_second']:.0f}",
-            "to best PyTorch": ratio(plain, best_other(plain, rows)),
         }
+        if compared:
+            line["to best PyTorch"] = ratio(plain, best_other(plain, rows))
         for row in rows:
             if row["noise"] != "none" and all(row[key] == plain[key] for key in same):
                 line[f"{row['noise']} to none"] = f"{row['to_no_noise']:.3f}"
-                other = best_other(row, rows)
-                line[f"{row['noise']} to best PyTorch"] = ratio(row, other)
+                if compared:
+                    line[f"{row['noise']} to best PyTorch"] = ratio(row, best_other(row, rows))
         found.append(line)
     return found
 

@@ -1,6 +1,15 @@
 """The tables of a benchmark, from a record made by hand."""
 
+import json
+import pathlib
+
+import pytest
+
 from experiments import benchmark_report
+
+RECORDS = sorted(
+    (pathlib.Path(__file__).parents[1] / "experiments/results/benchmarks").glob("*/record.json")
+)
 
 ABOUT = {
     "model": "vgg16",
@@ -60,3 +69,9 @@ def test_an_earlier_record_is_compared_where_it_measured_the_same():
 def test_a_bar_for_each_program():
     (axes,) = benchmark_report.step_figure(RECORD).axes
     assert [bar.get_width() for bar in axes.patches] == [64, 128 / 2.2, 80, 102.4, 256]
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.parent.name)
+def test_what_was_recorded_gives_the_tables_beside_it(path, tmp_path):
+    text = benchmark_report.write(json.loads(path.read_text()), None, tmp_path)
+    assert text == (path.parent / "benchmark.md").read_text()
