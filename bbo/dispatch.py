@@ -1,7 +1,7 @@
 """Several training steps in one computation: the host asks once, and the device goes on by itself.
 
 Where a step takes a few milliseconds, as that of a small network on a GPU or TPU, the host may be
-what is slow. On CPU XLA runs convolutions within a loop many times slower than outside of one.
+what is slow. On CPU convolutions are slow within a loop: experiments/results/benchmarks/digits.
 """
 
 import itertools
@@ -23,15 +23,19 @@ def steps_per_call(most: int, *, of: int) -> int:
     return max(count for count in range(1, min(most, of) + 1) if of % count == 0)
 
 
-def in_one_call(step: Callable[..., tuple[PyTree, PyTree]]) -> Callable[..., tuple[PyTree, PyTree]]:
+def in_one_call(step: Callable[..., Any], most: int) -> Callable[..., Any]:
     """``step(state, data, batch, ...)`` for each of many batches in turn.
 
     Args:
       step: to the state after and to metrics.
+      most: steps, as in ``steps_per_call``.
 
     Returns:
-      the same function of batches that are stacked along a first axis more, as the metrics are.
+      the same function of batches that are stacked along a first axis more, as the metrics are; of
+      at most one step, that step itself.
     """
+    if most == 1:
+        return step
 
     def steps(state: PyTree, data: PyTree, batches: PyTree, *rest: PyTree) -> Any:
         return jax.lax.scan(lambda state, batch: step(state, data, batch, *rest), state, batches)

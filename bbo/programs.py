@@ -132,7 +132,7 @@ def create_train(
         # A convolution with other weights for each example: left alone, XLA gathers all images.
         step = sharding.in_shards(step, mesh)
     return sharding.parallelise(
-        step if config.train.steps_per_call == 1 else dispatch.in_one_call(step),
+        dispatch.in_one_call(step, config.train.steps_per_call),
         parallel=config.train.parallel,
         mesh=mesh,
         options=_compiler_options(config),
@@ -155,7 +155,7 @@ def create_members_step(
 
     together = jax.vmap(step, in_axes=(0, Images(None, None, 0), 0, 0))  # pyright: ignore
     return jax.jit(
-        together if config.train.steps_per_call == 1 else dispatch.in_one_call(together),
+        dispatch.in_one_call(together, config.train.steps_per_call),
         donate_argnums=0,
         out_shardings=NamedSharding(mesh, PartitionSpec()),
         compiler_options=_compiler_options(config),

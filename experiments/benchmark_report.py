@@ -221,7 +221,7 @@ def step_figure(record: dict[str, Any]) -> Figure:
         bars = panel.barh(names, speeds, xerr=spread, color=colours, ecolor="black")
         panel.bar_label(bars, fmt="%.0f", padding=6)
         panel.invert_yaxis()
-        panel.margins(x=0.12)
+        panel.margins(x=0.2)
         panel.set_title(network_of(members[0]), fontsize=10)
     panels[-1].set_xlabel("images a second, in training")
     return figure

@@ -7,16 +7,13 @@ How far the three seeds of experiments/sweeps/digits.py can be trusted. Thirty r
 minutes on two CPU cores; offline.
 """
 
-SCRIPT = "experiments.run"
-METHODS = (
-    {"noise": "none"},
-    {"noise": "dropout", "rate": 0.1},
-    {"noise": "batch_bridgeout"},
-)
+from experiments.sweeps import digits
+
+SCRIPT = digits.SCRIPT
 
 
 def runs():
     """Flags of each run; the preset ``digits`` is the default."""
     for seed in range(10, 20):
-        for method in METHODS:
+        for method in digits.METHODS:
             yield {**method, "seed": seed, "granularity": "filter"}
