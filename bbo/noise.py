@@ -26,13 +26,13 @@ from bbo.drawing import draw_bernoulli
 from bbo.perturb import (
     bridgeout_perturb,
     check_rate,
-    draw_xi,
+    draw_keep,
     drop,
     group_perturb,
+    perturb_kept,
     shake,
     weakest,
     weakest_maps,
-    wide,
 )
 from bbo.types import Array, Params, Rng, require
 
@@ -88,10 +88,9 @@ def _on_weights(
     check_rate(rate)
 
     def transform(key: Rng, w: Array) -> Array:
-        xi = draw_xi(key, w.shape, rate, wide(w).dtype)
-        if target_fraction != 1:
-            xi = jnp.where(weakest(w, target_fraction, target_unit), xi, jnp.zeros_like(xi))
-        return perturb(w, xi)
+        keep = draw_keep(key, w.shape, rate)
+        targeted = None if target_fraction == 1 else weakest(w, target_fraction, target_unit)
+        return perturb_kept(perturb, w, keep, rate, targeted)
 
     return lambda rng, params: perturb_selected(rng, params, on, transform)
 
@@ -102,10 +101,9 @@ def _on_activations(
     check_rate(rate)
 
     def one_example(key: Rng, x: Array) -> Array:
-        xi = draw_xi(key, x.shape, rate, wide(x).dtype)
-        if target_fraction != 1:
-            xi = jnp.where(weakest_maps(x, target_fraction), xi, jnp.zeros_like(xi))
-        return perturb(x, xi)
+        keep = draw_keep(key, x.shape, rate)
+        targeted = None if target_fraction == 1 else weakest_maps(x, target_fraction)
+        return perturb_kept(perturb, x, keep, rate, targeted)
 
     def transform(rng: Rng, x: Array, *, index: Array) -> Array:
         # A key per example, by its place in the global batch: the draw does not depend on how

@@ -10,7 +10,6 @@ References: Khan & Stavness 2020 (arXiv 2009.10893), Bridgeout (arXiv 1804.08042
 import functools
 import operator
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,11 +34,38 @@ def check_rate(rate: float | Array) -> None:
         require(0 < rate < 1, "rate", rate, "in (0, 1), for instance 0.3")
 
 
-def draw_xi(
-    rng: Rng, shape: tuple[int, ...], rate: float | Array, dtype: Any = jnp.float32
+def draw_keep(rng: Rng, shape: tuple[int, ...], rate: float | Array) -> Array:
+    """A fresh keep mask, uint8 of the given shape: 1 with probability ``1 - rate``, else 0.
+
+    Written to memory once, by the barrier: what reads it then fuses as if there were no generator,
+    and XLA's fusions on the CPU read bytes but no booleans.
+    """
+    keep = draw_bernoulli(rng, 1 - rate, shape).astype(jnp.uint8)
+    return jax.lax.optimization_barrier(keep)
+
+
+def perturb_kept(
+    perturb: Callable[[Array, Array], Array],
+    x: Array,
+    keep: Array,
+    rate: float | Array,
+    targeted: Array | None = None,
 ) -> Array:
-    """A fresh ``xi`` of the given shape."""
-    return centred(draw_bernoulli(rng, 1 - rate, shape).astype(dtype), rate)
+    """``perturb(x, xi)`` of a keep mask, whose derivative remembers the mask instead of ``xi``.
+
+    Args:
+      perturb: one of the transforms below.
+      x: what is perturbed.
+      keep: like ``x``, see ``draw_keep``.
+      rate: probability of dropping.
+      targeted: bool, broadcasts to ``x``: where there is noise; None is everywhere.
+    """
+
+    def noisy(x: Array, keep: Array, targeted: Array | None) -> Array:
+        xi = centred(keep.astype(wide(x).dtype), rate)
+        return perturb(x, xi if targeted is None else jnp.where(targeted, xi, jnp.zeros_like(xi)))
+
+    return jax.checkpoint(noisy)(x, keep, targeted)
 
 
 def wide(x: Array) -> Array:
@@ -52,12 +78,13 @@ def _power(magnitude: Array, exponent: float) -> Array:
     root = jnp.sqrt(magnitude)
     by_roots: dict[float, Callable[[], Array]] = {
         -0.75: lambda: 1 / (root * jnp.sqrt(root)),
+        -0.5: lambda: jax.lax.rsqrt(magnitude),
         -0.25: lambda: 1 / jnp.sqrt(root),
         0.25: lambda: jnp.sqrt(root),
+        0.5: lambda: root,
         0.75: lambda: root * jnp.sqrt(root),
         1.0: lambda: magnitude,
     }
-    # Of a half and minus a half the power is as it was for the records: their last bit decides.
     return by_roots.get(exponent, lambda: jnp.power(magnitude, exponent))()
 
 
@@ -123,7 +150,7 @@ def _kernel_norm(w: Array) -> Array:
 
 def drop(x: Array, xi: Array) -> Array:
     """``x * (1 + xi)``: zero or ``x / (1 - rate)``; Dropout and DropConnect."""
-    return (wide(x) + wide(x) * wide(xi)).astype(x.dtype)
+    return (wide(x) * (1 + wide(xi))).astype(x.dtype)
 
 
 def shake(w: Array, xi: Array, c: float) -> Array:

@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
-from bbo.models.layers import conv2d, max_pool, xavier_uniform
+from bbo.models.layers import BatchNorm, TrainedBatchNorm, conv2d, max_pool, xavier_uniform
 
 
 @pytest.fixture(autouse=True)
@@ -105,3 +105,28 @@ def test_max_pool_of_no_number_is_none():
         jnp.isnan(max_pool(x)).all()
         and jnp.isfinite(jax.grad(lambda x: max_pool(x).sum())(x)).all()
     )
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_batch_norm_in_training_remembers_only_what_it_read(dtype):
+    """One array of the size of its input, in the input's dtype; the derivative is Flax's."""
+    x = jax.random.normal(jax.random.key(0), (4, 5, 5, 3)).astype(dtype)
+    options = {"use_running_average": False, "epsilon": 1e-5}
+    variables = BatchNorm(**options).init(jax.random.key(1), x)
+    scale = jnp.arange(1.0, 4.0)
+    params = {"scale": scale, "bias": -scale}
+
+    def pulled_back(kind):
+        def normalised(params, x):
+            layer, stats = kind(**options), variables["batch_stats"]
+            return layer.apply({"params": params, "batch_stats": stats}, x, mutable=["batch_stats"])
+
+        y, pullback, stats = jax.vjp(normalised, params, x, has_aux=True)
+        return (y, pullback(jnp.sin(x)), stats), pullback
+
+    result, pullback = pulled_back(TrainedBatchNorm)
+    expected, _ = pulled_back(BatchNorm)
+    assert [leaf.dtype for leaf in jax.tree.leaves(pullback) if leaf.size == x.size] == [dtype]
+    for one, other in zip(jax.tree.leaves(result), jax.tree.leaves(expected), strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)

@@ -109,7 +109,7 @@ def test_batch_bridgeout_at_q_2_on_positive_weights_is_dropconnect():
     key = jax.random.key(5)
     bridge = noise.batch_bridgeout(rate=RATE, q=2.0, target_fraction=1.0).weights(key, params)
     connect = noise.dropconnect(rate=RATE).weights(key, params)
-    np.testing.assert_array_equal(bridge["kernel"], connect["kernel"])
+    np.testing.assert_allclose(bridge["kernel"], connect["kernel"], rtol=3e-7)
 
 
 @pytest.mark.parametrize("q", [0.5, 1.0, 1.5, 2.0])

@@ -72,8 +72,29 @@ def test_gradients_are_finite_near_zero(dtype, q, transform):
 def test_derivatives_match_finite_differences(transform):
     with jax.enable_x64(True):
         w = jax.random.normal(jax.random.key(0), (3, 4), jnp.float64)
-        xi = perturb.draw_xi(jax.random.key(1), (3, 4), RATE, jnp.float64)
+        keep = perturb.draw_keep(jax.random.key(1), (3, 4), RATE)
+        xi = perturb.centred(keep.astype(jnp.float64), RATE)
         check_grads(lambda w, xi: transform(w, xi, 1.5), (w, xi), order=1)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_derivative_remembers_the_keep_mask(dtype):
+    """Beside what was perturbed, one byte for each element: not xi, nor a factor of it."""
+    w = jax.random.normal(jax.random.key(0), (3, 3, 8, 16), dtype)
+    keep = perturb.draw_keep(jax.random.key(1), w.shape, RATE)
+    targeted = perturb.weakest(w, 0.5)
+    bridgeout = functools.partial(perturb.bridgeout_perturb, q=1.5)
+
+    def plainly(w):
+        xi = perturb.centred(keep.astype(jnp.float32), RATE)
+        return bridgeout(w, jnp.where(targeted, xi, 0.0))
+
+    noisy, pullback = jax.vjp(lambda w: perturb.perturb_kept(bridgeout, w, keep, RATE, targeted), w)
+    expected, expected_pullback = jax.vjp(plainly, w)
+    large = [leaf for leaf in jax.tree.leaves(pullback) if leaf.size == w.size]
+    assert sorted(leaf.dtype.name for leaf in large) == sorted([w.dtype.name, "uint8"])
+    np.testing.assert_array_equal(noisy, expected)
+    np.testing.assert_array_equal(pullback(noisy)[0], expected_pullback(noisy)[0])
 
 
 def test_targeting_by_hand():

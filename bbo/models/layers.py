@@ -102,6 +102,31 @@ def xavier_uniform(rng: Rng, shape: tuple[int, ...], dtype: Any = jnp.float32) -
     return flat.reshape(shape)
 
 
+class BatchNorm(nn.BatchNorm):
+    """Flax's, computed in ``param_dtype`` whatever it reads, and given back in the dtype it read.
+
+    The casts are explicit because Flax's own are implicit promotions, which
+    ``jax_numpy_dtype_promotion=strict`` forbids.
+    """
+
+    def __call__(self, x: Array) -> Array:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Over all but the last axis; shape kept."""
+        return super().__call__(x.astype(self.param_dtype)).astype(x.dtype)
+
+
+def _is_sum(primitive: Any, *_: Any, **__: Any) -> bool:
+    """Whether a primitive sums over images or devices."""
+    return primitive.name.startswith(("reduce_sum", "psum"))
+
+
+TrainedBatchNorm = nn.remat(BatchNorm, policy=_is_sum)
+"""Keeps only what it read and its sums for the derivative, and computes the rest of it again.
+
+The same values with fewer passes over memory. It has to read what it read anyway: for the
+gradient of the variance.
+"""
+
+
 def _conv2d_factory() -> Callable[..., Array]:
     """The form in which ``nn.Conv`` takes a convolution of one's own."""
     return conv2d
@@ -188,12 +213,9 @@ class Layers:
         return layer(x)
 
     def norm(self, x: Array, name: str, *, train: bool, momentum: float | None = None) -> Array:
-        """BatchNorm over all but the last axis; shape kept.
-
-        Normalises in ``param_dtype``; the casts are explicit because Flax's own are implicit
-        promotions, which ``jax_numpy_dtype_promotion=strict`` forbids.
-        """
-        layer = nn.BatchNorm(
+        """BatchNorm over all but the last axis, in ``param_dtype``; shape and dtype kept."""
+        batch_norm = TrainedBatchNorm if train else BatchNorm
+        layer = batch_norm(
             use_running_average=not train,
             momentum=self.norm_momentum if momentum is None else momentum,
             epsilon=1e-5,
@@ -202,7 +224,7 @@ class Layers:
             axis_name=self.axis_name,  # pyright: ignore[reportArgumentType]: lax takes several
             name=name,
         )
-        return layer(x.astype(self.param_dtype)).astype(self.dtype)
+        return layer(x)
 
     def conv_norm(
         self, x: Array, name: str, *, features: int, train: bool, size: int = 3, stride: int = 1
