@@ -103,28 +103,24 @@ def xavier_uniform(rng: Rng, shape: tuple[int, ...], dtype: Any = jnp.float32) -
 
 
 class BatchNorm(nn.BatchNorm):
-    """Flax's, computed in ``param_dtype`` whatever it reads, and given back in the dtype it read.
+    """Flax's, with explicit casts.
 
-    The casts are explicit because Flax's own are implicit promotions, which
-    ``jax_numpy_dtype_promotion=strict`` forbids.
+    Its own are implicit promotions, which ``jax_numpy_dtype_promotion=strict`` forbids.
     """
 
-    def __call__(self, x: Array) -> Array:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Over all but the last axis; shape kept."""
-        return super().__call__(x.astype(self.param_dtype)).astype(x.dtype)
+    def normalise(self, x: Array) -> Array:
+        """Over all but the last axis, in ``param_dtype``; shape and dtype kept."""
+        return self(x.astype(self.param_dtype)).astype(x.dtype)
 
 
 def _is_sum(primitive: Any, *_: Any, **__: Any) -> bool:
-    """Whether a primitive sums over images or devices."""
+    """Whether a primitive sums, over images or over devices."""
     return primitive.name.startswith(("reduce_sum", "psum"))
 
 
-TrainedBatchNorm = nn.remat(BatchNorm, policy=_is_sum)
-"""Keeps only what it read and its sums for the derivative, and computes the rest of it again.
-
-The same values with fewer passes over memory. It has to read what it read anyway: for the
-gradient of the variance.
-"""
+TrainedBatchNorm = nn.remat(BatchNorm, policy=_is_sum, methods=["normalise"])
+"""The same, but the derivative remembers only what was read, which it needs anyway for that of the
+variance, and the sums; it computes the rest again. That takes fewer passes over memory."""
 
 
 def _conv2d_factory() -> Callable[..., Array]:
@@ -224,7 +220,7 @@ class Layers:
             axis_name=self.axis_name,  # pyright: ignore[reportArgumentType]: lax takes several
             name=name,
         )
-        return layer(x)
+        return layer.normalise(x)
 
     def conv_norm(
         self, x: Array, name: str, *, features: int, train: bool, size: int = 3, stride: int = 1
