@@ -5,8 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from bbo.types import PyTree, UsageError
+from bbo.types import Array, PyTree, UsageError
 
 Selector = str | Callable[[str, Any], bool]
 """A regular expression searched for in a leaf's name, or a function of its name and value."""
@@ -105,3 +106,8 @@ def compile_pattern(pattern: str) -> re.Pattern:
         return re.compile(pattern)
     except re.error as error:
         raise UsageError(f"{pattern!r} is not a regular expression: {error}") from None
+
+
+def wide(x: Array) -> Array:
+    """In float32 at least: epsilon and the moments of xi need its range and precision."""
+    return x if jnp.finfo(x.dtype).bits >= 32 else x.astype(jnp.float32)

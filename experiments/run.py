@@ -17,14 +17,17 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from bbo import prepared
-from bbo import workdir as workdirs
-from bbo.config import ExperimentConfig, override
+from bbo.files import write_json
+from bbo.settings.config import ExperimentConfig, override
+from bbo.settings.tfds_folder import check_available
+from bbo.settings.workdir import claim, default_workdir, is_finished
 from bbo.types import UsageError
-from experiments import cli, configs, options, xla
+from experiments import presets
+from experiments.command_line import setting_flags, xla
+from experiments.command_line.program import ends_at_once, leave, parse, run_program
 
 FLAGS = flags.FlagValues()
-options.define_settings(FLAGS, configs.PRESETS)
+setting_flags.define_settings(FLAGS, presets.PRESETS)
 flags.DEFINE_string(
     "workdir",
     None,
@@ -63,7 +66,7 @@ def check(argv: Sequence[str]) -> None:
     Raises:
       UsageError: a setting is wrong.
     """
-    cli.parse(FLAGS, argv)
+    parse(FLAGS, argv)
     runs_from(FLAGS)
 
 
@@ -71,18 +74,21 @@ def main(values: flags.FlagValues) -> int:
     """Runs the experiment that the flags describe and shows its curve."""
     made = runs_from(values)
     for folder, member in made.items():
-        workdirs.claim(folder, member)
+        claim(folder, member)
     data = next(iter(made.values())).data
-    if not all(map(workdirs.is_finished, made)):
-        prepared.check_available(data)
+    if not all(map(is_finished, made)):
+        check_available(data)
     distributed = values["distributed"].value
     xla.prepare(fusions=data.dataset != "digits", distributed=distributed)
     # Only now the heavy part: a wrong setting is told within a second.
-    from bbo import pipeline, preemption, report, sharding
+    from bbo.pipeline import curve_file as report
+    from bbo.pipeline import experiment as pipeline
+    from bbo.training import devices as sharding
+    from bbo.training import preemption
 
     if distributed:
         sharding.join_processes()
-    with preemption.watch(distributed=distributed) as should_stop, cli.ends_at_once(distributed):
+    with preemption.watch(distributed=distributed) as should_stop, ends_at_once(distributed):
         results = (
             pipeline.run_members(list(made.values()), list(made), should_stop)
             if len(made) > 1
@@ -94,7 +100,7 @@ def main(values: flags.FlagValues) -> int:
     if whole and pathlib.Path(whole).expanduser() not in made:
         # For launchers: the run that they have started is done.
         names = [folder.name for folder in made]
-        workdirs.write_json(pathlib.Path(whole).expanduser() / "summary.json", {"runs": names})
+        write_json(pathlib.Path(whole).expanduser() / "summary.json", {"runs": names})
     for member, result in zip(made.values(), results, strict=True):
         print(f"\n{report.title(member)}\n{report.subtitle(member)}")
         print("Test accuracy (%) by the share asked to be removed:\n")
@@ -109,7 +115,7 @@ def runs_from(values: flags.FlagValues) -> dict[pathlib.Path, ExperimentConfig]:
     Raises:
       UsageError: a setting or the folder is wrong.
     """
-    config = options.settings_from(values, configs.PRESETS)
+    config = setting_flags.settings_from(values, presets.PRESETS)
     given = values["workdir"].value
     if given == "":  # an unset variable of a shell; Path("") would be the current folder
         raise UsageError("workdir is empty; name a folder, or leave the flag out")
@@ -117,7 +123,7 @@ def runs_from(values: flags.FlagValues) -> dict[pathlib.Path, ExperimentConfig]:
         raise UsageError(
             f"workdir {given} is not a folder; mount the bucket (gcsfuse), name its folder"
         )
-    rates = options.numbers("vmap_rates", values["vmap_rates"].value)
+    rates = setting_flags.numbers("vmap_rates", values["vmap_rates"].value)
     return members(config, given, values["vmap_seeds"].value, rates)
 
 
@@ -139,7 +145,7 @@ def members(
         parts = [f"rate_{rate}"] * bool(rates) + [f"seed_{seed}"] * (num_seeds > 1)
         made["_".join(parts)] = override(config, rate=rate, seed=seed)
     if workdir is None:
-        return {workdirs.default_workdir(member): member for member in made.values()}
+        return {default_workdir(member): member for member in made.values()}
     folder = pathlib.Path(workdir).expanduser()
     if "" not in made and (folder / "config.json").exists():
         raise UsageError(f"workdir {folder} holds a run itself; name another for several")
@@ -147,4 +153,4 @@ def members(
 
 
 if __name__ == "__main__":
-    cli.leave(cli.run_program(main, FLAGS, sys.argv))
+    leave(run_program(main, FLAGS, sys.argv))

@@ -23,12 +23,15 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
+from bbo.files import write_text
+from bbo.settings.workdir import is_finished
 from bbo.types import RunError, UsageError
-from bbo.workdir import is_finished, write_text
-from experiments import cli
-from launch import k8s, results, squeue, sweep
+from experiments.command_line.program import leave, run_program
+from launch import run_state, sweep
 from launch.console import say
+from launch.k8s import program as k8s
 from launch.logs import is_running, log_path
+from launch.slurm import squeue
 
 FLAGS = flags.FlagValues()
 _PLACE = {"flag_values": FLAGS, "module_name": " status"}
@@ -95,7 +98,7 @@ def _status(out: pathlib.Path, index: int, job: squeue.Job | None) -> Status:
         state = "RUNNING"
     else:
         state = "STOPPED" if folder.exists() or log_path(out, index).exists() else "NEW"
-    return Status(state, queue, results.accuracy(folder) or results.epoch(folder))
+    return Status(state, queue, run_state.accuracy(folder) or run_state.epoch(folder))
 
 
 def table(runs: list[sweep.Run], found: list[Status]) -> str:
@@ -121,7 +124,7 @@ def write_csv(file: str, out: pathlib.Path, runs: list[sweep.Run]) -> None:
     rows = []
     for index, (run, status) in enumerate(zip(runs, statuses(out, len(runs)), strict=True)):
         flag_values = {name: sweep.text_of(value) for name, value in run.flags.items()}
-        numbers = flat(results.summary(sweep.workdir(out, index)))
+        numbers = flat(run_state.summary(sweep.workdir(out, index)))
         rows.append({"index": index, "state": status.state} | flag_values | numbers)
     # Flags of all runs before numbers: a run that is not done has no numbers.
     names = ["index", "state", *(name for run in runs for name in run.flags)]
@@ -156,4 +159,4 @@ def flat(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    cli.leave(cli.run_program(main, FLAGS, sys.argv, positional=("OUT",)))
+    leave(run_program(main, FLAGS, sys.argv, positional=("OUT",)))

@@ -22,9 +22,10 @@ from typing import Any, NamedTuple, NoReturn
 
 from absl import flags
 
+from bbo.files import write_text
+from bbo.settings.workdir import PLACES, is_finished
 from bbo.types import UsageError
-from bbo.workdir import PLACES, is_finished, write_text
-from experiments import cli
+from experiments.command_line.program import leave, run_program
 
 FLAGS = flags.FlagValues()
 Scalar = bool | int | float | str
@@ -243,5 +244,5 @@ def become(out: pathlib.Path, index: int, further: list[str]) -> NoReturn:
 if __name__ == "__main__":
     if sys.argv[2:] and sys.argv[2].isdecimal() and pathlib.Path(sys.argv[1]).is_dir():
         one = lambda _: become(pathlib.Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])  # noqa: E731
-        cli.leave(cli.run_program(one, FLAGS, sys.argv[:1]))
-    cli.leave(cli.run_program(main, FLAGS, sys.argv, positional=("SPEC", "OUT")))
+        leave(run_program(one, FLAGS, sys.argv[:1]))
+    leave(run_program(main, FLAGS, sys.argv, positional=("SPEC", "OUT")))

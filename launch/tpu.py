@@ -24,9 +24,9 @@ from typing import BinaryIO
 
 from absl import flags
 
+from bbo.settings.workdir import is_finished
 from bbo.types import RunError, UsageError
-from bbo.workdir import is_finished
-from experiments import cli
+from experiments.command_line.program import PREEMPTED, leave, run_program
 from launch import logs, sweep
 from launch.arguments import require_given, shared_folder
 
@@ -131,7 +131,7 @@ def _execute(values: flags.FlagValues, line: list[str], workdir: pathlib.Path) -
     except KeyboardInterrupt:  # It ends gcloud here, and nothing on the workers.
         print(f"the run {workdir} goes on on the workers. {leftovers}", file=sys.stderr)
         raise
-    if status == cli.PREEMPTED:
+    if status == PREEMPTED:
         print(f"preempted: {workdir} is saved; the same command resumes it", file=sys.stderr)
     elif status:
         raise RunError(
@@ -156,4 +156,4 @@ def _is_seen(workdir: pathlib.Path) -> bool:
 
 
 if __name__ == "__main__":
-    cli.leave(cli.run_program(main, FLAGS, sys.argv, positional=("SPEC", "OUT")))
+    leave(run_program(main, FLAGS, sys.argv, positional=("SPEC", "OUT")))

@@ -12,45 +12,18 @@ LIBRARY = sorted((ROOT / "bbo").rglob("*.py"))
 PROGRAMS = sorted(
     path for folder in ("experiments", "launch") for path in (ROOT / folder).rglob("*.py")
 )
-
-LEAVES = (
-    "perturb noise pruning prepared records data recovery least_squares models optim metrics "
-    "sharding checkpoint workdir report progress preemption flow export comparison timing "
-    "selecting drawing dispatch"
-)
-ORDER = [
-    "types catalog",
-    "fields",
-    "settings",
-    "config trees",
-    LEAVES,
-    "methods",
-    "train evaluate selection study figures tracing roofline",
-    "programs tables channels cost",
-    "runs zeros resizing grouping savings staying scaling",
-    "compaction targets",
-    "fitting curves",
-    "iterating members",
-    "shrinking benchmarking",
-    "pipeline stepwise",
+FLOORS = [
+    {"bbo.types", "bbo.files"},
+    {"bbo.trees", "bbo.settings"},
+    {"bbo.noise", "bbo.compaction", "bbo.models", "bbo.data"},
+    {"bbo.pruning", "bbo.training"},
+    {"bbo.pipeline"},
+    {"experiments"},
+    {"launch"},
 ]
-RANKS = {name: rank for rank, modules in enumerate(ORDER) for name in modules.split()}
-
-BETWEEN_LEAVES = {
-    ("noise", "perturb"),
-    ("noise", "drawing"),
-    ("perturb", "drawing"),
-    ("perturb", "selecting"),
-    ("data", "records"),
-    ("records", "prepared"),
-    ("metrics", "workdir"),
-    ("recovery", "least_squares"),
-    ("report", "workdir"),
-}
-"""The only imports between modules of the rank of the leaves; within ``models`` all may."""
-
-WITHIN_RANK = {("settings", "catalog")}
-"""Others that stay in their rank."""
+"""Each may import what lies on the floors below; rooms on one floor know nothing of each other."""
+LIGHT = {"bbo.types", "bbo.files", "bbo.settings", "experiments.command_line"}
+"""What the launchers import besides the standard library and absl."""
 
 
 def imported(path: pathlib.Path) -> set[str]:
@@ -66,27 +39,70 @@ def imported(path: pathlib.Path) -> set[str]:
 
 
 def module_of(path: pathlib.Path) -> str:
-    """``noise`` for bbo/noise.py; ``models`` for all that lies in bbo/models."""
-    return path.relative_to(ROOT / "bbo").parts[0].removesuffix(".py")
+    """``bbo.noise.bridgeout`` for bbo/noise/bridgeout.py, ``bbo.noise`` for its face."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-MODULES = [path for path in LIBRARY if path != ROOT / "bbo" / "__init__.py"]
+def room_of(name: str) -> str:
+    """``bbo.noise`` for all that lies there; ``experiments`` and ``launch`` are whole."""
+    parts = name.split(".")
+    if parts[:2] == ["bbo", "__version__"]:
+        return ""
+    return ".".join(parts[:2]) if parts[0] == "bbo" else parts[0]
 
 
-@pytest.mark.parametrize("path", MODULES, ids=[str(path.relative_to(ROOT)) for path in MODULES])
-def test_imports_go_one_way(path):
-    module = module_of(path)
-    assert module in RANKS, f"give {module} its rank in {pathlib.Path(__file__).name}"
-    for name in imported(path):
-        package, _, rest = name.partition(".")
-        other = rest.split(".")[0]
-        assert package not in ("experiments", "launch", "tests"), f"{module} imports {name}"
-        if package != "bbo" or other == module:
-            continue
-        downward = RANKS[other] < RANKS[module]
-        assert downward or (module, other) in BETWEEN_LEAVES | WITHIN_RANK, (
-            f"{module} imports {other}, which is not below it"
-        )
+MODULES = {module_of(path): path for path in LIBRARY + PROGRAMS}
+EDGES = {
+    module: {
+        name for name in imported(path) if name.split(".")[0] in ("bbo", "experiments", "launch")
+    }
+    for module, path in MODULES.items()
+}
+
+
+def test_imports_go_down():
+    floor_of = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+    wrong = [
+        f"{module} imports {name}"
+        for module, names in EDGES.items()
+        for name in names
+        if room_of(module) != "bbo"
+        and room_of(name) != room_of(module)
+        and floor_of[room_of(name)] >= floor_of[room_of(module)]
+    ]
+    assert wrong == []
+
+
+def test_there_is_no_circle():
+    def target(name: str) -> str:
+        while name not in MODULES:
+            name = name.rpartition(".")[0]
+        return name
+
+    left = {module: {target(name) for name in names} - {module} for module, names in EDGES.items()}
+    while free := {module for module, needs in left.items() if not needs & left.keys()}:
+        left = {module: needs for module, needs in left.items() if module not in free}
+    assert left == {}, "these import each other"
+
+
+def test_no_room_is_entered_through_its_own_face():
+    wrong = [
+        f"{module} imports {name}"
+        for module, names in EDGES.items()
+        for name in names
+        if room_of(module).startswith("bbo.")
+        and name.rpartition(".")[0] == room_of(module) != module
+        and name not in MODULES
+    ]
+    assert wrong == []
+
+
+def test_the_house_can_be_seen_at_once():
+    entries = [path for path in (ROOT / "bbo").iterdir() if path.name != "__pycache__"]
+    assert len(entries) <= 12
+    assert {module.split(".")[1] for module in MODULES if module.startswith("bbo.")} == {
+        room.split(".")[1] for floor in FLOORS[:5] for room in floor
+    }
 
 
 def test_the_library_reads_no_flag():
@@ -95,58 +111,79 @@ def test_the_library_reads_no_flag():
         assert not flags, f"{path.name} imports {flags}"
 
 
-def test_the_order_lists_only_modules_that_exist():
-    assert set(RANKS) <= {module_of(path) for path in MODULES}
-
-
-def test_what_refuses_wrong_settings_loads_no_jax():
-    light = ("types", "catalog", "settings", "config", "prepared", "workdir")
-    code = (
-        "import sys; from absl import flags; before = set(flags.FLAGS)\n"
-        "import bbo, " + ", ".join(f"bbo.{name}" for name in light) + "\n"
-        "heavy = {'jax', 'flax', 'optax', 'numpy', 'sklearn', 'pandas', 'matplotlib'}\n"
-        "print(sorted(heavy & set(sys.modules)), sorted(set(flags.FLAGS) - before))"
-    )
+def loaded_by(code: str, *names: str) -> set[str]:
+    """Which of some modules a fresh process has loaded after ``code``."""
+    code += f"\nimport sys; print(*sorted({set(names)} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == ("[] []\n", "")
+    assert done.stderr == ""
+    return set(done.stdout.split())
+
+
+HEAVY = ("jax", "flax", "optax", "numpy", "sklearn", "pandas", "matplotlib")
+
+
+def test_what_refuses_wrong_settings_loads_nothing():
+    rooms = [module for module in MODULES if module.startswith("bbo.settings")]
+    code = f"import bbo, bbo.types, bbo.files, bbo.pipeline, {', '.join(rooms)}"
+    assert loaded_by(code, *HEAVY, "absl") == set()
+
+
+def test_whoever_reads_a_finished_run_loads_no_jax():
+    assert loaded_by("from bbo.pipeline import read_run", "jax", "flax") == set()
+
+
+def test_importing_the_library_touches_no_device():
+    code = (
+        "from bbo import compaction, data, models, noise, pruning, training\n"
+        "from jax._src import xla_bridge; assert not xla_bridge._backends"
+    )
+    assert loaded_by(code, "pandas", "matplotlib", "sklearn") == set()
 
 
 def test_launchers_need_nothing_but_python_and_absl():
     light = {"absl", "bbo", "experiments", "launch", *sys.stdlib_module_names}
-    for path in (path for path in PROGRAMS if path.is_relative_to(ROOT / "launch")):
-        assert {name.partition(".")[0] for name in imported(path)} <= light, path.name
-    code = (
-        "import sys, pkgutil, importlib, launch, experiments.run\n"
-        "for module in pkgutil.iter_modules(launch.__path__):\n"
-        "    importlib.import_module(f'launch.{module.name}')\n"
-        "print(sorted({'jax', 'numpy', 'pandas', 'tqdm'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == ("[]\n", "")
+    modules = [module for module in MODULES if module.split(".")[0] == "launch"]
+    for module in modules:
+        names = imported(MODULES[module])
+        assert {name.partition(".")[0] for name in names} <= light, module
+        ours = {".".join(name.split(".")[:2]) for name in EDGES[module]} - set(modules)
+        assert {name for name in ours if not name.startswith("launch")} <= LIGHT, module
+    started = [module for module in modules if not module.endswith("__main__")]
+    code = f"import experiments.run, {', '.join(started)}"
+    assert loaded_by(code, "jax", "numpy", "pandas", "tqdm") == set()
 
 
 @pytest.mark.parametrize("folder", ["bbo", "experiments", "launch"])
 def test_no_file_is_longer_than_300_lines(folder):
     lengths = {
-        str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines())
-        for path in LIBRARY + PROGRAMS
-        if path.relative_to(ROOT).parts[0] == folder
+        module: len(path.read_text(encoding="utf-8").splitlines())
+        for module, path in MODULES.items()
+        if module.split(".")[0] == folder
     }
     assert {name: length for name, length in lengths.items() if length > 300} == {}
 
 
-def test_every_test_file_names_a_module():
-    packages = [path.parent for path in LIBRARY + PROGRAMS if path.name == "__init__.py"]
-    modules = {path.stem for path in LIBRARY + PROGRAMS} | {path.name for path in packages}
-    # Of the whole, not of a module.
-    modules |= {"architecture", "notebooks", "processes", "readme"}
-    files = (ROOT / "tests").glob("test_*.py")
-    # test_golden_NAME compares the module with recorded values of the authors' program;
-    # test_NAME_TOPIC is a part of its tests.
-    named = tuple(f"test_{prefix}{name}" for name in modules for prefix in ("", "golden_"))
-    strays = [
-        path.stem
-        for path in files
-        if not f"{path.stem}_".startswith(tuple(f"{name}_" for name in named))
-    ]
-    assert not strays, f"no module for {strays}"
+@pytest.mark.parametrize(
+    "room", sorted({path.parent for path in LIBRARY if path.stem == "__init__"})
+)
+def test_faces_define_nothing(room):
+    tree = ast.parse((room / "__init__.py").read_text(encoding="utf-8"))
+    defined = [node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    assert set(defined) <= {"__getattr__"} if room.name == "pipeline" else not defined
+
+
+def test_every_test_file_names_a_module_of_its_room():
+    strays = []
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        room = path.relative_to(ROOT / "tests").parent
+        folder = ROOT / (
+            room if room.parts[:1] in (("experiments",), ("launch",)) else "bbo" / room
+        )
+        # test_golden_NAME compares a module, or a room, with recorded values of the authors'
+        # program; test_NAME_TOPIC is a part of its tests.
+        names = {child.stem for child in folder.iterdir()} | {folder.name}
+        names |= {"architecture", "processes", "readme"} if room == pathlib.Path() else set()
+        topic = path.stem.removeprefix("test_").removeprefix("golden_")
+        if not f"{topic}_".startswith(tuple(f"{name}_" for name in names)):
+            strays.append(str(path.relative_to(ROOT)))
+    assert strays == []

@@ -5,7 +5,7 @@ regulariser.weights(rng, params)`` once per step, then apply the model to ``nois
 the whole mini-batch is what makes Bridgeout Batch Bridgeout, and it needs no help from the model.
 
 Throughout, ``xi`` is a centred Bernoulli draw with ``Var xi = rate / (1 - rate)``; it and the
-formulas are those of ``bbo.perturb``.
+formulas are those of ``bbo.noise.targeting``.
 
 References: Khan & Stavness 2020 (arXiv 2009.10893) for Batch Bridgeout and targeting;
 arXiv 1804.08042 (Bridgeout); arXiv 1904.08050 (Sparseout).
@@ -21,19 +21,9 @@ import jax
 import jax.numpy as jnp
 
 from bbo import trees
-from bbo.config import NoiseConfig
-from bbo.drawing import draw_bernoulli
-from bbo.perturb import (
-    bridgeout_perturb,
-    check_rate,
-    draw_keep,
-    drop,
-    group_perturb,
-    perturb_kept,
-    shake,
-    weakest,
-    weakest_maps,
-)
+from bbo.noise.bernoulli import draw_bernoulli
+from bbo.noise.targeting import weakest, weakest_maps
+from bbo.trees import wide
 from bbo.types import Array, Params, Rng, require
 
 
@@ -70,11 +60,6 @@ def perturb_selected(
         return transform(key, leaf) if chosen else leaf
 
     return trees.map_named(perturb, params, trees.select(params, on))
-
-
-def _bridgeout(q: float) -> Callable[[Array, Array], Array]:
-    require(q > 0, "q", q, "> 0")
-    return lambda w, xi: bridgeout_perturb(w, xi, q)
 
 
 def _on_weights(
@@ -119,125 +104,46 @@ def none() -> Regulariser:
     return Regulariser()
 
 
-def batch_bridgeout(
-    *,
-    rate: float | Array,
-    q: float,
-    target_fraction: float = 0.75,
-    target_unit: str = "kernel",
-    on: trees.Selector = spatial_kernels,
-) -> Regulariser:
-    """``w + |w|**(q/2) xi``, one draw for the whole mini-batch, on the weakest units only.
+def centred(keep: Array, rate: float | Array) -> Array:
+    """``xi`` of a Bernoulli keep mask (1 = kept): mean 0, variance ``rate / (1 - rate)``."""
+    return keep / (1 - rate) - 1
 
-    In a linear model with squared loss the noise is, in expectation, the penalty
-    ``rate / (1 - rate) * sum |w|**q * sum_n x_n**2`` over the targeted weights.
+
+def check_rate(rate: float | Array) -> None:
+    """Raises UsageError unless a number is a probability of dropping, in (0, 1)."""
+    if not isinstance(rate, jax.Array):
+        require(0 < rate < 1, "rate", rate, "in (0, 1), for instance 0.3")
+
+
+def draw_keep(rng: Rng, shape: tuple[int, ...], rate: float | Array) -> Array:
+    """A fresh keep mask, uint8 of the given shape: 1 with probability ``1 - rate``, else 0.
+
+    Written to memory once, by the barrier: what reads it then fuses as if there were no generator,
+    and XLA's fusions on the CPU read bytes but no booleans.
+    """
+    keep = draw_bernoulli(rng, 1 - rate, shape).astype(jnp.uint8)
+    return jax.lax.optimization_barrier(keep)
+
+
+def perturb_kept(
+    perturb: Callable[[Array, Array], Array],
+    x: Array,
+    keep: Array,
+    rate: float | Array,
+    targeted: Array | None = None,
+) -> Array:
+    """``perturb(x, xi)`` of a keep mask, whose derivative remembers the mask instead of ``xi``.
 
     Args:
-      rate: probability of dropping, in (0, 1).
-      q: norm of the penalty, > 0.
-      target_fraction: share of the units that are perturbed, in (0, 1].
-      target_unit: ``kernel`` (the paper), ``weight`` or ``filter``; see ``weakest``.
-      on: which parameters: a regular expression on names or ``(name, leaf) -> bool``.
-
-    References: arXiv 2009.10893, section III.
-
-    >>> params = {"kernel": jnp.ones((3, 3, 2, 4)), "bias": jnp.ones(4)}
-    >>> noise = batch_bridgeout(rate=0.5, q=2.0, target_fraction=1.0)
-    >>> noisy = noise.weights(jax.random.key(0), params)
-    >>> sorted(set(noisy["kernel"].ravel().tolist())), noisy["bias"].tolist()
-    ([0.0, 2.0], [1.0, 1.0, 1.0, 1.0])
-    """
-    return Regulariser(
-        weights=_on_weights(
-            _bridgeout(q),
-            rate=rate,
-            on=on,
-            target_fraction=target_fraction,
-            target_unit=target_unit,
-        )
-    )
-
-
-def bridgeout(
-    *, rate: float | Array, q: float, on: trees.Selector = spatial_kernels
-) -> Regulariser:
-    """``w + |w|**(q/2) xi``, a draw for each example (arXiv 1804.08042); for small networks."""
-    return Regulariser(weights=_on_weights(_bridgeout(q), rate=rate, on=on), per_example=True)
-
-
-def group_bridgeout(
-    *, rate: float | Array, q: float, on: trees.Selector = spatial_kernels
-) -> Regulariser:
-    """``w_ij + |w_j|**(q/2) xi_ij`` with the norm of filter j: group sparsity, one draw a step."""
-    require(q > 0, "q", q, "> 0")
-    return Regulariser(weights=_on_weights(lambda w, xi: group_perturb(w, xi, q), rate=rate, on=on))
-
-
-def dropconnect(*, rate: float | Array, on: trees.Selector = spatial_kernels) -> Regulariser:
-    """``w * keep / (1 - rate)``, one draw a step."""
-    return Regulariser(weights=_on_weights(drop, rate=rate, on=on))
-
-
-def shakeout(*, rate: float | Array, c: float, on: trees.Selector = spatial_kernels) -> Regulariser:
-    """``w + xi (w + c sign(w))``, one draw a step: an L0 + L1 + L2 penalty."""
-    return Regulariser(weights=_on_weights(lambda w, xi: shake(w, xi, c), rate=rate, on=on))
-
-
-def dropout(*, rate: float | Array, target_fraction: float = 1.0) -> Regulariser:
-    """``x * keep / (1 - rate)`` on activations, of the weakest channel maps only if targeted."""
-    return Regulariser(
-        activations=_on_activations(drop, rate=rate, target_fraction=target_fraction)
-    )
-
-
-def sparseout(*, rate: float | Array, q: float, target_fraction: float = 1.0) -> Regulariser:
-    """``a + |a|**(q/2) xi`` on activations: an L_q penalty on them (arXiv 1904.08050)."""
-    return Regulariser(
-        activations=_on_activations(_bridgeout(q), rate=rate, target_fraction=target_fraction)
-    )
-
-
-def targeted_dropout(
-    *,
-    rate: float | Array,
-    target_fraction: float,
-    target_unit: str = "weight",
-    on: trees.Selector = spatial_kernels,
-) -> Regulariser:
-    """Units among the weakest are set to zero with probability ``rate``, the others left alone.
-
-    Nothing is rescaled: a targeted weight has mean ``(1 - rate) w`` and variance
-    ``rate (1 - rate) w**2``. A unit (weight, kernel or filter) is dropped in one piece.
-
-    References: Gomez et al. 2019 (arXiv 1905.13678), weight and unit dropout.
+      perturb: one of the transforms below.
+      x: what is perturbed.
+      keep: like ``x``, see ``draw_keep``.
+      rate: probability of dropping.
+      targeted: bool, broadcasts to ``x``: where there is noise; None is everywhere.
     """
 
-    check_rate(rate)
+    def noisy(x: Array, keep: Array, targeted: Array | None) -> Array:
+        xi = centred(keep.astype(wide(x).dtype), rate)
+        return perturb(x, xi if targeted is None else jnp.where(targeted, xi, jnp.zeros_like(xi)))
 
-    def transform(key: Rng, w: Array) -> Array:
-        units = {"filter": w.shape[-1:], "kernel": w.shape[-2:], "weight": w.shape}[target_unit]
-        dropped = draw_bernoulli(key, rate, units) & weakest(w, target_fraction, target_unit)
-        return jnp.where(dropped, jnp.zeros_like(w), w)
-
-    return Regulariser(weights=lambda rng, params: perturb_selected(rng, params, on, transform))
-
-
-def create_regulariser(config: NoiseConfig, rate: Array | None = None) -> Regulariser:
-    """The regulariser of a configuration; with another ``rate``, which may be traced, if given."""
-    on = config.noise_on or spatial_kernels
-    rate = config.rate if rate is None else rate
-    q = config.q
-    target = {"target_fraction": config.target_fraction, "target_unit": config.target_unit}
-    maps = {"target_fraction": config.activation_target_fraction}
-    makers: dict[str, Callable[[], Regulariser]] = {
-        "none": none,
-        "batch_bridgeout": lambda: batch_bridgeout(rate=rate, q=q, on=on, **target),
-        "bridgeout": lambda: bridgeout(rate=rate, q=q, on=on),
-        "group_bridgeout": lambda: group_bridgeout(rate=rate, q=q, on=on),
-        "dropconnect": lambda: dropconnect(rate=rate, on=on),
-        "dropout": lambda: dropout(rate=rate, **maps),
-        "sparseout": lambda: sparseout(rate=rate, q=q, **maps),
-        "targeted_dropout": lambda: targeted_dropout(rate=rate, on=on, **target),
-        "shakeout": lambda: shakeout(rate=rate, c=config.shakeout_c, on=on),
-    }
-    return makers[config.noise]()
+    return jax.checkpoint(noisy)(x, keep, targeted)

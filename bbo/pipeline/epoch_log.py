@@ -3,16 +3,21 @@
 import contextlib
 import json
 import pathlib
+import sys
 from collections.abc import Callable, Iterator, Mapping
 
-from bbo import workdir as workdirs
+from bbo.files import read_lines, write_lines
+from bbo.pipeline.progress import Progress, steps_done
+from bbo.pipeline.run import Run
+from bbo.training.bar import progress_bar
+from bbo.training.devices import is_first_process
 
 
 @contextlib.contextmanager
 def metrics_writer(
     workdir: pathlib.Path, *, resumed_epoch: int = 0
 ) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
-    """Gives ``write(epoch, values)``: to ``metrics.jsonl`` and to TensorBoard events.
+    """Gives ``write(epoch, values)``: to ``epoch_log.jsonl`` and to TensorBoard events.
 
     Records of epochs after ``resumed_epoch`` are removed first: they belong to work that was
     lost and will be written again.
@@ -20,8 +25,8 @@ def metrics_writer(
     from tensorboardX import SummaryWriter  # with torch, if that is installed: seconds
 
     path = workdir / "metrics.jsonl"
-    held = workdirs.read_lines(path)
-    workdirs.write_lines(path, [record for record in held if record["epoch"] <= resumed_epoch])
+    held = read_lines(path)
+    write_lines(path, [record for record in held if record["epoch"] <= resumed_epoch])
     events = SummaryWriter(str(workdir / "tensorboard"), purge_step=resumed_epoch + 1)
     with path.open("a", encoding="utf-8") as lines, contextlib.closing(events):
 
@@ -32,3 +37,45 @@ def metrics_writer(
                 events.add_scalar(name, value, epoch)
 
         yield write
+
+
+WriteEpoch = Callable[[int, dict[str, float]], None]
+"""Takes the numbers of an epoch."""
+
+
+@contextlib.contextmanager
+def recorder(
+    run: Run, workdir: pathlib.Path, progress: Progress, *, shown: bool = True
+) -> Iterator[tuple[WriteEpoch, Callable[[Progress], None]]]:
+    """Gives ``record(epoch, numbers)``, to the metrics, and ``show(progress)``, to a bar."""
+    total, steps = run.config.train.epochs, run.steps_per_epoch
+    if not is_first_process():
+        yield (lambda epoch, numbers: None), (lambda progress: None)
+        return
+    with (
+        metrics_writer(workdir, resumed_epoch=progress.epochs) as write,
+        progress_bar(
+            total=total * steps,
+            initial=steps_done(run, progress),
+            unit="step",
+            disable=not shown,
+        ) as bar,
+    ):
+
+        def record(epoch: int, numbers: dict[str, float]) -> None:
+            write(epoch, numbers)
+            accuracies = {k: f"{100 * v:.1f} %" for k, v in numbers.items() if k.endswith("top1")}
+            loss = f"{numbers['train_loss']:.3f}"
+            bar.set_postfix({"loss": loss, **accuracies}, refresh=False)
+
+        def show(progress: Progress) -> None:
+            bar.set_description(f"epoch {min(progress.epochs + 1, total)}/{total}", refresh=False)
+            bar.update(steps_done(run, progress) - bar.n)
+
+        yield record, show
+
+
+def tell(message: str) -> None:
+    """Says something about the run, once for all its processes."""
+    if is_first_process():
+        print(message, file=sys.stderr)

@@ -1,78 +1,14 @@
-"""What mends a pruned network without training it."""
+"""Biases that give outputs back the mean that they had before pruning."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from bbo import least_squares, trees
+from bbo import trees
+from bbo.pruning.recovery.least_squares import is_fitted, layer_outputs
 from bbo.types import Array, PyTree
-
-
-def reestimate_batch_norm(
-    batch_moments: Callable[[PyTree, Any], PyTree], variables: PyTree, batches: Iterable[Any]
-) -> PyTree:
-    """BatchNorm statistics of the given parameters: exact moments pooled over equal batches.
-
-    Training collects the statistics under the noise and before pruning; the noise makes the
-    running variance too large. Each batch is normalised by its own moments on the way, as in
-    training; then the pooled mean is the mean of batch means, and the pooled variance the mean of
-    batch mean squares less the square of the pooled mean. No gradient.
-
-    Every channel behind a norm thereby has the mean and variance that it had before pruning, so
-    that neither REPAIR (Jordan et al. 2022, arXiv 2211.08403) nor folding in the mean of what a
-    removed filter emitted has anything left to do there. Where no norm follows, ``correct_biases``
-    has.
-
-    Args:
-      batch_moments: compiled ``(variables, batch) -> statistics`` of one batch, a tree with leaves
-        called ``mean`` and ``var`` ([channels], variance without Bessel's correction).
-      variables: ``params`` and ``batch_stats`` of the pruned network.
-      batches: of equal size.
-
-    Returns:
-      the variables with new ``batch_stats``.
-
-    References: the re-estimation of Wu & Johnson 2021, "Rethinking Batch in BatchNorm".
-    """
-    sums, count = None, 0
-    for batch in batches:
-        raw = _raw_moments(batch_moments(variables, batch))
-        sums = raw if sums is None else jax.tree.map(jnp.add, sums, raw)
-        count += 1
-    if sums is None:
-        raise ValueError("no batches to estimate statistics from")
-    return variables | {"batch_stats": _pooled(sums, count)}
-
-
-@jax.jit
-def _raw_moments(stats: PyTree) -> PyTree:
-    """Variances replaced by mean squares, which may be averaged."""
-    means = _partner(stats, "var", "mean")
-    return trees.map_named(
-        lambda name, x: x + jnp.square(means[name]) if name in means else x, stats
-    )
-
-
-@jax.jit
-def _pooled(sums: PyTree, count: Array) -> PyTree:
-    pooled = jax.tree.map(lambda x: x / count, sums)
-    means = _partner(pooled, "var", "mean")
-    return trees.map_named(
-        lambda name, x: jnp.maximum(x - jnp.square(means[name]), 0) if name in means else x, pooled
-    )
-
-
-def _partner(tree: PyTree, of: str, partner: str) -> dict[str, Array]:
-    """For each leaf called ``.../of``, by name: the leaf ``.../partner`` beside it."""
-    leaves = trees.flatten(tree)
-    return {
-        name: leaves[name.removesuffix(of) + partner]
-        for name in leaves
-        if name.rpartition("/")[2] == of
-    }
 
 
 def correct_biases(
@@ -96,7 +32,7 @@ def correct_biases(
       dense: its variables before pruning.
       pruned: the same with entries set to zero.
       images: [n, h, w, c], of the training set.
-      norm: from a kernel's name to that of the norm behind it, if any, as for ``pruning.masks``.
+      norm: from a kernel's name to that of the norm behind it, if any, as for ``masking.masks``.
 
     Returns:
       the pruned variables with new ``params``.
@@ -107,12 +43,12 @@ def correct_biases(
     References: bias correction, Nagel et al. 2019 (arXiv 1906.04721), section 4.2, there for
     quantisation.
     """
-    wanted = least_squares.layer_outputs(model, dense, images)
+    wanted = layer_outputs(model, dense, images)
     norms = trees.flatten(pruned.get("batch_stats", {}))
 
     def mend(call: Any, args: tuple, kwargs: dict, context: Any) -> Array:
         output, layer = call(*args, **kwargs), context.module
-        if not (least_squares.is_fitted(context) and layer.use_bias):
+        if not (is_fitted(context) and layer.use_bias):
             return output
         if norm is not None and f"{norm('/'.join((*layer.path, 'kernel')))}/mean" in norms:
             return output

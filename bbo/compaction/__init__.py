@@ -1,0 +1,18 @@
+"""Channels of any JAX function, read off its jaxpr, and the exact removal of dead ones."""
+
+from bbo.compaction.channels import Channels, Cut, Group, cut_of, find_channels
+from bbo.compaction.cost import count_macs
+from bbo.compaction.removal import Compact, compact, dead_channels, smaller
+
+__all__ = [
+    "Channels",
+    "Compact",
+    "Cut",
+    "Group",
+    "compact",
+    "count_macs",
+    "cut_of",
+    "dead_channels",
+    "find_channels",
+    "smaller",
+]

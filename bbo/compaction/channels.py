@@ -1,0 +1,171 @@
+"""Which positions of which parameters are the same channel, read off the jaxpr of any function.
+
+A channel is what can only be removed as a whole: an output of a convolution, with its bias, its
+place in the norm behind, the inputs of all layers that read it, and the channels that are added to
+it. All are found by following positions through the primitives of the function, see
+``tracing.flow.rules``; nothing is known of modules or of the names of parameters.
+"""
+
+import collections
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import sparse
+
+from bbo.compaction.tracing.program import Arrays, Member, Traced, trace
+from bbo.types import PyTree, UsageError
+
+Cut = dict[Member, np.ndarray]
+"""The positions that are removed of an axis of a parameter, in order; axes not in it stay whole."""
+
+
+class Group(NamedTuple):
+    """Channels of one kind: they have positions on the same axes of the same parameters."""
+
+    members: dict[Member, np.ndarray]
+    """int [channels, k]: the positions of each channel on that axis."""
+    readers: frozenset[Member]
+    """Those of the members that are summed over: the inputs of layers."""
+    fixed: str
+    """Empty, or why none of them can be removed."""
+
+    @property
+    def size(self) -> int:
+        """How many channels there are."""
+        return len(next(iter(self.members.values())))
+
+    @property
+    def writers(self) -> list[Member]:
+        """The other members: kernels that put the channels out, biases, norms."""
+        return [member for member in self.members if member not in self.readers]
+
+    @property
+    def name(self) -> str:
+        """The parameter after which the group is called, by preference one that puts it out."""
+        return max(self.writers or self.members, key=lambda member: member[1])[0]
+
+
+class Channels(NamedTuple):
+    """What has been found in a function."""
+
+    groups: list[Group]
+    """By the order of the parameters."""
+    traced: Traced
+    labels: np.ndarray
+    """The channel of each position of each array."""
+
+    @property
+    def removable(self) -> list[Group]:
+        """The groups from which channels can be removed."""
+        return [group for group in self.groups if not group.fixed]
+
+
+def find_channels(function: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -> Channels:
+    """Finds the channels of ``function(variables, *inputs)``.
+
+    Args:
+      function: any function that jax can trace.
+      variables: parameters, statistics: arrays from which channels may be removed.
+      *inputs: examples; ``jax.ShapeDtypeStruct`` will do, for variables too.
+
+    >>> import jax.numpy as jnp
+    >>> weights = {"in": jnp.ones((3, 8)), "out": jnp.ones((8, 2))}
+    >>> found = find_channels(lambda w, x: jnp.tanh(x @ w["in"]) @ w["out"], weights, jnp.ones(3))
+    >>> for group in found.groups:
+    ...     print(group.name, group.size, group.fixed or "can be removed")
+    in 3 it is an axis of an input
+    in 8 can be removed
+    out 2 it is an axis of the result
+    """
+    traced = trace(function, variables, *inputs)
+    labels = _components(traced.arrays)
+    return Channels(_groups(traced, labels), traced, labels)
+
+
+def _components(arrays: Arrays) -> np.ndarray:
+    """The channel of each position: those with an edge have the same."""
+    total = next(arrays.counter)
+    one, other = (
+        np.concatenate([np.zeros(0, np.int64), *(edge[side] for edge in arrays.edges)])
+        for side in (0, 1)
+    )
+    graph = sparse.coo_array((np.ones(len(one), bool), (one, other)), (total, total))
+    return sparse.csgraph.connected_components(graph, directed=False)[1]
+
+
+def _groups(traced: Traced, labels: np.ndarray) -> list[Group]:
+    """Channels that have a position in a parameter, by the axes on which they have some."""
+    arrays, names = traced.arrays, traced.names
+    reasons: dict[int, str] = {}
+    for nodes, reason in arrays.fixed:
+        for label in labels[nodes].tolist():
+            reasons.setdefault(label, reason)
+    channels = collections.defaultdict(lambda: collections.defaultdict(list))
+    for name, axes in zip(names, arrays.nodes, strict=False):
+        for axis, nodes in enumerate(axes):
+            for position, label in enumerate(labels[nodes].tolist()):
+                channels[label][name, axis].append(position)
+    alike = collections.defaultdict(list)
+    for label, positions in channels.items():
+        kind = tuple((member, len(found)) for member, found in positions.items())
+        alike[kind, reasons.get(label, "")].append(positions)
+    return [
+        Group(
+            {member: np.array([one[member] for one in units]) for member, _ in kind},
+            frozenset(arrays.read) & {member for member, _ in kind},
+            reason,
+        )
+        for (kind, reason), units in alike.items()
+    ]
+
+
+def labels_of(found: Channels, group: Group) -> np.ndarray:
+    """The label of each channel of a group."""
+    (name, axis), positions = next(iter(group.members.items()))
+    nodes = found.traced.arrays.nodes[found.traced.names.index(name)][axis]
+    return found.labels[nodes[positions[:, 0]]]
+
+
+def cut_of(groups: Sequence[Group], removed: Sequence[np.ndarray]) -> Cut:
+    """Positions on the axes of parameters, from channels of groups.
+
+    Args:
+      groups: of ``Channels.removable``.
+      removed: bool [channels] for each.
+
+    Raises:
+      UsageError: a group is fixed, or nothing is left of it.
+    """
+    cut: Cut = {}
+    for group, units in zip(groups, removed, strict=True):
+        if not units.any():
+            continue
+        if group.fixed:
+            raise UsageError(f"no channel of {group.name} can be removed: {group.fixed}")
+        if units.all():
+            raise UsageError(f"all {group.size} channels of {group.name} are removed; leave one")
+        for member, positions in group.members.items():
+            cut[member] = np.union1d(cut.get(member, []), positions[units]).astype(int)
+    return cut
+
+
+def check_cut(found: Channels, cut: Cut) -> None:
+    """Refuses a cut that is none of whole channels.
+
+    Raises:
+      UsageError: it takes a part of a channel, all channels of a group, or fixed ones.
+    """
+    for group in found.groups:
+        taken = {
+            member: np.isin(positions, cut.get(member, ()))
+            for member, positions in group.members.items()
+        }
+        units = np.logical_and.reduce(next(iter(taken.values())), axis=1)
+        if any((one != units[:, None]).any() for one in taken.values()):
+            places = ", ".join(f"axis {axis} of {name}" for name, axis in taken)
+            raise UsageError(
+                f"a channel of {group.name} is removed in part; it has positions on {places}; "
+                "make the cut with channels.cut_of"
+            )
+        cut_of([group], [units])

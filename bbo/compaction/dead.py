@@ -1,0 +1,209 @@
+"""Where the arrays of a program are zero for all inputs, told from its parameters alone."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bbo import trees
+from bbo.compaction.channels import Channels
+from bbo.compaction.tracing.flow.positions import length, shape_of
+from bbo.compaction.tracing.flow.rules import ELEMENTWISE
+from bbo.compaction.tracing.program import Arrays, Program, Step
+from bbo.types import PyTree
+
+Zeros = tuple[np.ndarray, ...]
+"""For each axis, bool [positions]: whether all that has this position is zero."""
+
+PRODUCTS = frozenset(("mul", "and", "dot_general", "conv_general_dilated"))
+"""Zero where any factor is."""
+STRUCTURAL = frozenset(
+    "broadcast_in_dim transpose squeeze reshape concatenate split stack slice tile rev "
+    "dynamic_slice reduce_sum reduce_max reduce_min reduce_window_sum reduce_window_max "
+    "reduce_window_min cumsum cummax cummin cumprod copy copy_p optimization_barrier".split()
+)
+"""Zero where all that goes in is, at the positions of which it says that they go there."""
+VALUE_KEPT = frozenset("broadcast_in_dim reshape squeeze convert_element_type copy".split())
+"""A single number stays that number."""
+
+
+def summed_channels(found: Channels, variables: PyTree) -> np.ndarray:
+    """Of each channel: whether something is summed over it that may not be zero.
+
+    If not, nothing changes when it is removed.
+
+    Args:
+      found: the channels of a function.
+      variables: its parameters.
+
+    Returns:
+      bool, by the labels of ``found``.
+    """
+    leaves = trees.flatten(variables).values()
+    zeros = {ref: _zeros_of(leaf) for ref, leaf in enumerate(leaves)}
+    summed = np.zeros(int(found.labels.max(initial=0)) + 1, bool)
+    _follow(found, found.traced.program, zeros, summed)
+    return summed
+
+
+def _zeros_of(value: Any) -> Zeros:
+    if _is_key(value):
+        return _nowhere(value)
+    is_zero = np.asarray(value) == 0
+    axes = range(is_zero.ndim)
+    return tuple(is_zero.all(axis=tuple(a for a in axes if a != axis)) for axis in axes)
+
+
+def _is_key(value: Any) -> bool:
+    """Whether it is a key of ``jax.random.key``, which is no number."""
+    return jnp.issubdtype(getattr(value, "dtype", float), jax.dtypes.prng_key)
+
+
+def _nowhere(aval: Any) -> Zeros:
+    return tuple(np.zeros(length(size), bool) for size in shape_of(aval))
+
+
+def _follow(
+    found: Channels, program: Program, zeros: dict[int, Zeros], summed: np.ndarray
+) -> list[Zeros]:
+    """Follows zeros through a program, and marks channels over which something else is summed.
+
+    Returns:
+      Where the results of the program are zero.
+    """
+    arrays = found.traced.arrays
+    numbers = {
+        ref: np.asarray(value)
+        for ref, value in arrays.constants.items()
+        if not np.shape(value) and not _is_key(value)
+    }
+
+    def of(ref: int) -> Zeros:
+        if ref not in zeros:
+            known = ref in arrays.constants
+            zeros[ref] = _zeros_of(arrays.constants[ref]) if known else _nowhere(arrays.avals[ref])
+        return zeros[ref]
+
+    for step in program.steps:
+        for places in step.flow.sums:
+            factors = [(step.operands[array], axis) for array, axis in places]
+            is_zero = np.logical_or.reduce([of(ref)[axis] for ref, axis in factors])
+            nodes = arrays.nodes[factors[0][0]][factors[0][1]]
+            summed[found.labels[nodes[~is_zero]]] = True
+        given = [of(ref) for ref in step.operands]
+        leaving = [
+            _follow(found, inner, dict(zip(inner.inputs, entering, strict=False)), summed)
+            for inner, entering in zip(step.inner, _entering(step, given), strict=True)
+        ]
+        if step.primitive.name in VALUE_KEPT and step.operands[0] in numbers:
+            numbers[step.results[0]] = numbers[step.operands[0]]
+        known = [numbers.get(ref) for ref in step.operands]
+        for number, ref in enumerate(step.results):
+            is_zero = ref in numbers and not numbers[ref]
+            if step.primitive.name == "cond":
+                branches = zip(*(branch[number] for branch in leaving), strict=True)
+                zeros[ref] = tuple(map(np.logical_and.reduce, branches))
+            else:
+                result = _result(arrays, step, number, given, known)
+                zeros[ref] = tuple(map(np.ones_like, result)) if is_zero else result
+    return [of(ref) for ref in program.outputs]
+
+
+def _entering(step: Step, given: Sequence[Zeros]) -> list[list[Zeros]]:
+    """For the programs within a step: where their first inputs are zero.
+
+    Nothing is known of what goes around in a loop.
+    """
+    params = step.params
+    match step.primitive.name:
+        case "cond":
+            return [list(given[1:])] * len(step.inner)
+        case "while":
+            first = params["cond_nconsts"]
+            return [list(given[:first]), list(given[first : first + params["body_nconsts"]])]
+        case "scan":
+            consts, carry = params["num_consts"], params["num_carry"]
+            carried = [_nowhere(aval) for aval in params["jaxpr"].in_avals[consts:][:carry]]
+            parts = [zeros[1:] for zeros in given[consts + carry :]]
+            return [[*given[:consts], *carried, *parts]]
+    return []
+
+
+def _result(
+    arrays: Arrays, step: Step, number: int, given: Sequence[Zeros], known: Sequence[Any]
+) -> Zeros:
+    """Where a result is zero."""
+    aval = arrays.avals[step.results[number]]
+    if step.inner or not step.flow.ties:
+        return _nowhere(aval)
+    found = []
+    for axis, size in enumerate(shape_of(aval)):
+        parts: dict[int, np.ndarray] = {}
+        is_new = np.ones(length(size), bool)
+        for result, operand, index in step.flow.ties:
+            if result != (number, axis):
+                continue
+            is_new &= (index < 0).all(axis=1)
+            source = given[operand.array][operand.axis]
+            parts[operand.array] = np.all((index < 0) | source[index], axis=1)
+        found.append(_along(arrays, step, parts, is_new, known))
+    return tuple(found)
+
+
+def _along(
+    arrays: Arrays,
+    step: Step,
+    parts: dict[int, np.ndarray],
+    is_new: np.ndarray,
+    known: Sequence[Any],
+) -> np.ndarray:
+    """Where a result is zero along one axis, from where its operands are.
+
+    Args:
+      arrays: of the program.
+      step: the primitive.
+      parts: bool [positions] for each operand that has the axis.
+      is_new: whether a position comes from no operand.
+      known: the operands that are one number.
+    """
+    name, nowhere = step.primitive.name, np.zeros(len(is_new), bool)
+    if not parts:
+        return nowhere
+    if name in PRODUCTS:
+        return np.logical_or.reduce(list(parts.values()))
+    if name == "div" and known[1] is None:
+        return parts.get(0, nowhere) & ~parts.get(1, nowhere)  # 0 / 0 is no zero
+    if name == "pad":
+        pads_zeros = known[1] is not None and not known[1]
+        return parts[0] if pads_zeros else nowhere
+    if name in STRUCTURAL:
+        return np.logical_and.reduce(list(parts.values())) & ~is_new
+    if name not in ELEMENTWISE:
+        return nowhere
+    return _computed(arrays, step, parts, known)
+
+
+def _computed(
+    arrays: Arrays, step: Step, parts: dict[int, np.ndarray], known: Sequence[Any]
+) -> np.ndarray:
+    """Where an elementwise primitive gives zero: where it does so for zeros and known numbers."""
+    values = [0 if i in parts and known[i] is None else known[i] for i in range(len(known))]
+    unknown = {i: is_zero for i, is_zero in parts.items() if known[i] is None}
+    found = np.full(len(next(iter(parts.values()))), None not in values)
+    for is_zero in unknown.values():
+        found &= is_zero
+    found &= bool(found.any()) and _is_zero_at(arrays, step, values)
+    if step.primitive.name == "select_n" and all(x is not None and not x for x in values[1:]):
+        # Whichever is selected.
+        found |= np.all([is_zero for i, is_zero in unknown.items() if i > 0], axis=0)
+    return found
+
+
+def _is_zero_at(arrays: Arrays, step: Step, values: Sequence[Any]) -> bool:
+    """Whether an elementwise primitive gives zero for these numbers."""
+    dtypes = [arrays.avals[ref].dtype for ref in step.operands]
+    with jax.ensure_compile_time_eval():
+        numbers = map(jnp.asarray, values, dtypes)
+        return not step.primitive.bind(*numbers, **step.params)

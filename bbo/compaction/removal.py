@@ -1,0 +1,95 @@
+"""Channels really removed: smaller arrays, and the same function on them.
+
+A channel is dead if it is zero wherever something is summed over it, whatever the inputs are. That
+is told from the parameters alone, by following zeros through the program. Removing dead channels
+changes nothing; the program is done again with the sizes that are left.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from bbo import trees
+from bbo.compaction.channels import Channels, Cut, check_cut, cut_of, find_channels, labels_of
+from bbo.compaction.dead import summed_channels
+from bbo.compaction.replay import smaller_function
+from bbo.types import Array, PyTree
+
+
+class Compact(NamedTuple):
+    """A smaller network."""
+
+    variables: PyTree
+    """Of the same structure, with smaller arrays."""
+    function: Callable[..., PyTree]
+    """``function(variables, *inputs)``: pure, may be compiled, and takes any batch size."""
+    cut: Cut
+
+
+def compact(
+    function: Callable[..., PyTree], variables: PyTree, *inputs: PyTree, removed: Cut | None = None
+) -> Compact:
+    """Removes the dead channels of ``function(variables, *inputs)``.
+
+    Args:
+      function: any function that jax can trace.
+      variables: concrete arrays.
+      *inputs: examples; ``jax.ShapeDtypeStruct`` will do.
+      removed: what to remove instead, be it dead or alive, see ``channels.cut_of``.
+
+    Raises:
+      UsageError: ``removed`` is not one of whole channels that can be removed.
+
+    Examples:
+      >>> weights = {"in": jnp.array([[1.0, 0.0], [2.0, 0.0]]), "out": jnp.ones((2, 3))}
+      >>> small = compact(lambda w, x: jax.nn.relu(x @ w["in"]) @ w["out"], weights, jnp.ones(2))
+      >>> jax.tree.map(jnp.shape, small.variables)
+      {'in': (2, 1), 'out': (1, 3)}
+      >>> small.function(small.variables, jnp.ones(2)).tolist()
+      [3.0, 3.0, 3.0]
+    """
+    found = find_channels(function, variables, *inputs)
+    cut = dead_channels(found, variables) if removed is None else removed
+    check_cut(found, cut)
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), variables
+    )
+    return Compact(smaller(variables, cut), smaller_function(function, shapes, cut), cut)
+
+
+def dead_channels(found: Channels, variables: PyTree) -> Cut:
+    """The channels that can be removed without a change of the function.
+
+    One channel of each group stays, even if all are dead.
+
+    Args:
+      found: the channels of the function.
+      variables: its concrete parameters.
+    """
+    summed = summed_channels(found, variables)
+    dead = []
+    for group in found.removable:
+        units = ~summed[labels_of(found, group)]
+        if units.all():
+            units[0] = False
+        dead.append(units)
+    return cut_of(found.removable, dead)
+
+
+def smaller(variables: PyTree, cut: Cut) -> PyTree:
+    """The arrays without the positions of a cut; may be traced."""
+
+    def shrink(name: str, leaf: Array) -> Array:
+        cuts = [(axis, cut[name, axis]) for axis in range(jnp.ndim(leaf)) if (name, axis) in cut]
+        if cuts and not isinstance(leaf, Tracer):
+            leaf = np.asarray(leaf)  # in numpy nothing is compiled anew for each shape
+        numpy = np if isinstance(leaf, np.ndarray) else jnp
+        for axis, removed in cuts:
+            leaf = numpy.delete(leaf, removed, axis)
+        return jnp.asarray(leaf) if cuts else leaf
+
+    return trees.map_named(shrink, variables)

@@ -1,0 +1,1 @@
+"""How primitives of JAX carry positions along axes, a rule for each."""

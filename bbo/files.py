@@ -1,0 +1,41 @@
+"""Files written whole or not at all, and records of JSON lines."""
+
+import json
+import os
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a file whole or not at all: under another name, then renamed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())  # else the name may be on the disk before the text
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: pathlib.Path, record: Any) -> None:
+    """Writes indented JSON, whole or not at all."""
+    write_text(path, json.dumps(record, indent=2) + "\n")
+
+
+def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The records of a file of JSON lines, none if it is absent; up to one cut short by a crash."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def write_lines(path: pathlib.Path, records: Iterable[Any]) -> None:
+    """Writes JSON lines, whole or not at all."""
+    write_text(path, "".join(json.dumps(record) + "\n" for record in records))

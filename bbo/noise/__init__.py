@@ -1,0 +1,24 @@
+"""Noise on weights and activations, as pure functions of a parameter tree.
+
+Draw ``noisy = regulariser.weights(rng, params)`` once per step, then apply the model to ``noisy``.
+"""
+
+from bbo.noise.bridgeout import batch_bridgeout, bridgeout, group_bridgeout, sparseout
+from bbo.noise.configured import create_regulariser
+from bbo.noise.dropout import dropconnect, dropout, shakeout, targeted_dropout
+from bbo.noise.regulariser import Regulariser, none, spatial_kernels
+
+__all__ = [
+    "Regulariser",
+    "batch_bridgeout",
+    "bridgeout",
+    "create_regulariser",
+    "dropconnect",
+    "dropout",
+    "group_bridgeout",
+    "none",
+    "shakeout",
+    "sparseout",
+    "spatial_kernels",
+    "targeted_dropout",
+]

@@ -1,0 +1,241 @@
+"""The compiled programs of a run; each is traced once and serves every epoch and pruning point."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from bbo import pruning
+from bbo.data.augmentation import augment, normalize
+from bbo.models.create import create_model
+from bbo.noise.configured import create_regulariser
+from bbo.noise.regulariser import Regulariser
+from bbo.pruning.recovery import least_squares
+from bbo.pruning.recovery.biases import correct_biases
+from bbo.settings.catalog import DATASETS
+from bbo.settings.config import ExperimentConfig
+from bbo.training import devices
+from bbo.training.devices import AXIS, parallelise
+from bbo.training.evaluation import batch_sums
+from bbo.training.scanning import in_one_call
+from bbo.training.step import Recipe, TrainState, batch_axes, cross_entropy, train_step
+from bbo.types import Array, Batch, Params, PyTree, Rng, UsageError
+
+
+class Images(NamedTuple):
+    """A split on the devices, with the key of the randomness applied to it."""
+
+    image: Array
+    """uint8 [n, h, w, c]."""
+    label: Array
+    """int32 [n]."""
+    rng: Rng
+
+
+class Programs(NamedTuple):
+    """All that is compiled; ``choice`` holds ``row``, ``index`` and ``valid`` [b] of a batch."""
+
+    model: nn.Module
+    """The network, as it is evaluated."""
+    train: Callable[[TrainState, Images, PyTree], tuple[TrainState, dict[str, Array]]]
+    """With ``steps_per_call`` above 1, of batches and to metrics with a first axis more."""
+    evaluate: Callable[[PyTree, Images, PyTree], dict[str, Array]]
+    moments: Callable[[PyTree, Images, PyTree], PyTree]
+    """BatchNorm statistics of one augmented batch, without noise."""
+    refit: Callable[[PyTree, PyTree, Images, PyTree], PyTree]
+    """Variables before and after pruning to mended ones, see ``least_squares.refit``."""
+    correct: Callable[[PyTree, PyTree, Images, PyTree], PyTree]
+    """Likewise, see ``biases.correct_biases``."""
+    gradients: Callable[[PyTree, Images, PyTree], Params]
+    """Of the loss on one batch, in evaluation mode."""
+
+
+def create_programs(
+    config: ExperimentConfig,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    kept: Mapping[str, int] | None = None,
+) -> Programs:
+    """Compiles nothing yet: each program is compiled at its first call.
+
+    Args:
+      config: all settings.
+      optimizer: of the parameters.
+      mesh: the devices.
+      kept: the channels of a network that has lost some, see ``create.kept_channels``.
+
+    Raises:
+      UsageError: settings that this backend cannot combine.
+    """
+    model = _create_model(config, kept=kept)
+    if config.train.parallel == "pmap" and _compiler_options(config):
+        raise UsageError("bfloat16 on CPU needs compiler options that pmap lacks; use parallel=jit")
+    if config.train.parallel == "pmap" and config.train.steps_per_call > 1:
+        raise UsageError("steps_per_call above 1 needs parallel=jit")
+    if config.train.parallel == "pmap" and mesh.is_multi_process:
+        raise UsageError("pmap works within one process; use parallel=jit over several")
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return Programs(
+        model=model,
+        train=create_train(config, optimizer, mesh, kept),
+        **{
+            name: jax.jit(
+                program, out_shardings=everywhere, compiler_options=_compiler_options(config)
+            )
+            for name, program in _measurements(config, model, kept).items()
+        },
+    )
+
+
+def _create_model(config: ExperimentConfig, **options: Any) -> nn.Module:
+    return create_model(
+        config.model,
+        num_classes=DATASETS[config.data.dataset].num_classes,
+        dtype=jnp.dtype(config.train.dtype),
+        **options,
+    )
+
+
+def _compiler_options(config: ExperimentConfig) -> dict[str, Any] | None:
+    """On CPU, bfloat16 does without the YNN fusions: in jaxlib 0.12 they give NaN now and then."""
+    if config.train.dtype == "bfloat16" and jax.default_backend() == "cpu":
+        return {"xla_cpu_experimental_ynn_fusion_type": ""}
+    return None
+
+
+def _batch_of(
+    config: ExperimentConfig, images: Images, choice: PyTree, augment_rng: Rng | None = None
+) -> Batch:
+    """Chosen images, augmented if there is a key, and normalised."""
+    info = DATASETS[config.data.dataset]
+    pixels, index = images.image[choice["row"]], choice["index"]
+    if augment_rng is not None and config.data.augment:
+        pixels = augment(augment_rng, pixels, index=index, padding=info.padding, flip=info.flip)
+    return {
+        "image": normalize(pixels, info.mean, info.std, jnp.dtype(config.train.dtype)),
+        "label": images.label[choice["row"]],
+        "index": index,
+    }
+
+
+def create_train(
+    config: ExperimentConfig,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    kept: Mapping[str, int] | None = None,
+) -> Callable[[TrainState, Images, PyTree], tuple[TrainState, dict[str, Array]]]:
+    """The training step, compiled at its first call; it alone depends on the noise."""
+    regulariser = create_regulariser(config.noise)
+    in_shards = config.train.parallel == "jit" and mesh.size > 1 and regulariser.per_example
+    mapped = in_shards or config.train.parallel == "pmap"
+    step = _train_step(config, optimizer, regulariser, mapped=mapped, kept=kept)
+    if in_shards:
+        # A convolution with other weights for each example: left alone, XLA gathers all images.
+        step = devices.in_shards(step, mesh)
+    return parallelise(
+        in_one_call(step, config.train.steps_per_call),
+        parallel=config.train.parallel,
+        mesh=mesh,
+        options=_compiler_options(config),
+    )
+
+
+def create_members_step(
+    config: ExperimentConfig, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> Callable[[TrainState, Images, PyTree, Array], tuple[TrainState, dict]]:
+    """The training step of several runs at once, compiled as one program.
+
+    It takes and gives what ``Programs.train`` does, each with an axis more, over the members: the
+    first, or of batches and metrics of several steps the second. But the images are the same for
+    all, and the rate of the noise of each is an argument.
+    """
+
+    def step(state: TrainState, images: Images, choice: PyTree, rate: Array) -> Any:
+        regulariser = create_regulariser(config.noise, rate)
+        return _train_step(config, optimizer, regulariser)(state, images, choice)
+
+    together = jax.vmap(step, in_axes=(0, Images(None, None, 0), 0, 0))  # pyright: ignore
+    return jax.jit(
+        in_one_call(together, config.train.steps_per_call),
+        donate_argnums=0,
+        out_shardings=NamedSharding(mesh, PartitionSpec()),
+        compiler_options=_compiler_options(config),
+    )
+
+
+def _train_step(
+    config: ExperimentConfig,
+    optimizer: optax.GradientTransformation,
+    regulariser: Regulariser,
+    *,
+    mapped: bool = False,
+    kept: Mapping[str, int] | None = None,
+) -> Callable:
+    """One step; ``mapped``: as a device takes it that sees its own rows of the batch alone."""
+    axes = batch_axes(regulariser, mapped=mapped)
+    recipe = Recipe(
+        model=_create_model(config, axis_name=axes, kept=kept),
+        regulariser=regulariser,
+        optimizer=optimizer,
+        label_smoothing=config.optimizer.label_smoothing,
+        mapped_axis=AXIS if mapped else None,
+    )
+
+    def step(state: TrainState, images: Images, choice: PyTree) -> Any:
+        augment_rng, noise_rng = jax.random.split(images.rng)
+        batch = _batch_of(config, images, choice, jax.random.fold_in(augment_rng, state.step))
+        return train_step(state, batch, noise_rng, recipe)
+
+    return step
+
+
+def _measurements(
+    config: ExperimentConfig, model: nn.Module, kept: Mapping[str, int] | None
+) -> dict[str, Callable]:
+    """The programs that change no parameter."""
+    # With momentum 0 the running statistics become those of the batch.
+    forgetful = dataclasses.replace(config.model, norm_momentum=0.0, final_norm_momentum=0.0)
+    measuring = _create_model(dataclasses.replace(config, model=forgetful), kept=kept)
+
+    def evaluate_batch(variables: PyTree, images: Images, choice: PyTree) -> dict[str, Array]:
+        batch = _batch_of(config, images, choice)
+        logits = model.apply(variables, batch["image"], train=False)
+        return batch_sums(logits, batch["label"], choice["valid"])
+
+    def augmented(images: Images, choice: PyTree) -> Array:
+        # The first row tells batches apart: each is augmented in its own way, the same each time.
+        augment_rng = jax.random.fold_in(images.rng, choice["row"][0])
+        return _batch_of(config, images, choice, augment_rng)["image"]
+
+    def moments(variables: PyTree, images: Images, choice: PyTree) -> PyTree:
+        batch = augmented(images, choice)
+        _, updates = measuring.apply(variables, batch, train=True, mutable=["batch_stats"])
+        return updates["batch_stats"]
+
+    def mended(
+        mend: Callable[..., PyTree], dense: PyTree, pruned: PyTree, images: Images, choice: PyTree
+    ) -> PyTree:
+        return mend(model, dense, pruned, augmented(images, choice), norm=pruning.norm_of)
+
+    def gradients(variables: PyTree, images: Images, choice: PyTree) -> Params:
+        batch = _batch_of(config, images, choice)
+
+        def loss(params: Params) -> Array:
+            logits = model.apply(variables | {"params": params}, batch["image"], train=False)
+            return jnp.mean(cross_entropy(logits, batch["label"]))
+
+        return jax.grad(loss)(variables["params"])
+
+    return {
+        "evaluate": evaluate_batch,
+        "moments": moments,
+        "refit": functools.partial(mended, least_squares.refit),
+        "correct": functools.partial(mended, correct_biases),
+        "gradients": gradients,
+    }

@@ -1,0 +1,141 @@
+"""The points of a pruning curve: a network pruned, mended and measured at every intensity."""
+
+import collections
+import functools
+import itertools
+import math
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from absl import logging
+
+from bbo import pruning
+from bbo.pruning.pruner import _as_arrays, _pruner
+from bbo.settings.sections import PruningConfig
+from bbo.training.evaluation import CLASS
+from bbo.types import Array, Preempted, PyTree, UsageError
+
+
+class CurveTools(NamedTuple):
+    """What a pruning curve needs from its caller."""
+
+    scores: Callable[[str], dict[str, Array]]
+    """Importance of the units, by granularity."""
+    recoveries: Mapping[str, Callable[[PyTree], PyTree]]
+    """Variables of a pruned network to mended ones, by name."""
+    evaluate: Callable[[PyTree], dict[str, float]]
+    """Variables to measured numbers, which become columns."""
+    macs: Mapping[str, int]
+    """Multiply-adds by kernel name."""
+    norms: Callable[[str], str | Sequence[str]] = pruning.norm_of
+    """From a kernel's name to the norms that die with its filters, see ``masking.masks``."""
+    compact: Callable[[PyTree], dict[str, float]] = lambda variables: {}
+    """Variables of a pruned network to what it costs without its dead channels: more columns."""
+
+
+def pruning_curve(
+    variables: PyTree, config: PruningConfig, tools: CurveTools, *, skip: int = 0
+) -> Iterator[dict[str, Any]]:
+    """Prunes and evaluates at every sparsity: one row for each granularity, sparsity and recovery.
+
+    All sparsities of a granularity go through one compiled program; ranks are computed once.
+
+    Args:
+      variables: ``params`` and ``batch_stats`` of the trained network.
+      config: what to prune, and how.
+      tools: see there.
+      skip: rows that are known already; the first to be left out.
+
+    Yields:
+      rows of the curve: settings, ``sparsity`` requested and ``achieved_sparsity`` (fraction of
+      the units), ``units_kept``, ``params_kept``, ``macs_kept`` (fractions; a multiply-add counts
+      as kept if its weight is), the columns of ``tools.evaluate``, with those of all classes
+      joined to one; and ``error``: empty, or why the point could not be measured: the columns of
+      ``tools.evaluate`` are missing then, and those of what is kept if it could not be pruned.
+    """
+    points = itertools.product(config.granularity, config.sparsities, config.recovery)
+    left = itertools.islice(points, skip, None)
+    for granularity, of_granularity in itertools.groupby(left, operator.itemgetter(0)):
+        score = functools.partial(_scored, variables, granularity, config, tools)
+        prune, why = _attempt(score)
+        for sparsity, of_sparsity in itertools.groupby(of_granularity, operator.itemgetter(1)):
+            found, error = _attempt(functools.partial(prune, sparsity)) if prune else (None, why)
+            pruned, kept = found or (None, {})
+            for _, _, recovery in of_sparsity:
+                mend = tools.recoveries[recovery]
+                settings = {
+                    "criterion": config.criterion,
+                    "granularity": granularity,
+                    "scope": config.scope,
+                    "meaning": config.meaning,
+                    "recovery": recovery,
+                    "sparsity": sparsity,
+                }
+                measured = _measured(pruned, mend, tools.evaluate) if found else {"error": error}
+                yield settings | kept | measured
+
+
+def _scored(
+    variables: PyTree, granularity: str, config: PruningConfig, tools: CurveTools
+) -> Callable[[float], tuple[PyTree, dict[str, float]]]:
+    """``sparsity -> (pruned variables, columns of what is kept)`` for one granularity."""
+    scored = tools.scores(granularity)
+    ranked = jax.jit(lambda s: pruning.ranks(s, scope=config.scope))(scored)
+    program = _pruner(config.meaning, tools.norms, tools.macs)
+
+    def prune(sparsity: float) -> tuple[PyTree, dict[str, float]]:
+        counts = pruning.drop_counts(scored, sparsity, scope=config.scope)
+        params, shares = program(variables["params"], ranked, _as_arrays(counts))
+        kept = {key: float(value) for key, value in shares.items()}
+        pruned = variables | {"params": params}
+        return pruned, {"achieved_sparsity": 1 - kept["units_kept"]} | kept | tools.compact(pruned)
+
+    return prune
+
+
+def _attempt(work: Callable[[], Any]) -> tuple[Any, str]:
+    """What ``work`` gives, or None and why: the points after it are still worth having."""
+    try:
+        return work(), ""
+    except (Preempted, UsageError):
+        raise
+    except Exception as error:  # of the device, out of memory: whatever it is, it is recorded
+        if jax.process_count() > 1:  # the others are in the midst of this point, and would wait
+            raise
+        logging.warning("a part of the pruning curve failed", exc_info=True)
+        return None, f"{type(error).__name__}: {error}".partition("\n")[0].strip()
+
+
+def _measured(
+    pruned: PyTree,
+    mend: Callable[[PyTree], PyTree],
+    measure: Callable[[PyTree], dict[str, float]],
+) -> dict[str, Any]:
+    """The numbers of one point, or an error instead."""
+    numbers, error = _attempt(lambda: measure(mend(pruned)))
+    if error:
+        return {"error": error}
+    # A class without examples has no accuracy, and that is no failure.
+    wrong = [
+        f"{name} is {value}"
+        for name, value in numbers.items()
+        if CLASS not in name and not math.isfinite(value)
+    ]
+    return {"error": ", ".join(wrong)} if wrong else join_classes(numbers) | {"error": ""}
+
+
+def join_classes(numbers: Mapping[str, float]) -> dict[str, Any]:
+    """The numbers, with those of single classes as one text, in the order of the classes.
+
+    >>> join_classes({"top1": 0.5, "class_top1/0": 1.0, "class_top1/1": 0.25})
+    {'top1': 0.5, 'class_top1': '1;0.25'}
+    """
+    joined, texts = {}, collections.defaultdict(list)
+    for key, value in numbers.items():
+        name, of_class, _ = key.partition(CLASS)
+        if of_class:
+            texts[name].append("" if math.isnan(value) else f"{value:.4g}")
+        joined[name] = ";".join(texts[name]) if of_class else value
+    return joined

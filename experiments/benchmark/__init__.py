@@ -1,0 +1,1 @@
+"""Training steps and pruning curves timed: ``python -m experiments.benchmark``."""

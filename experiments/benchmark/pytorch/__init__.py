@@ -1,0 +1,1 @@
+"""The same training steps in PyTorch; needs torch."""

@@ -1,0 +1,1 @@
+"""What the programs share: flags, errors, exit statuses, and what is set for XLA."""

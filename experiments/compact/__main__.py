@@ -1,0 +1,5 @@
+"""``python -m experiments.compact``."""
+
+from experiments.compact.program import begin
+
+begin()

@@ -1,0 +1,1 @@
+"""Datasets prepared once: ``python -m experiments.prepare``."""

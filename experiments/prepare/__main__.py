@@ -1,0 +1,5 @@
+"""``python -m experiments.prepare``."""
+
+from experiments.prepare.program import begin
+
+begin()

@@ -1,0 +1,253 @@
+"""Tables and figures of many runs: methods compared over seeds, with intervals.
+
+  python -m experiments.report runs/digits --out=report          of all finished runs below a folder
+  python -m experiments.report runs/a runs/b --out=report        of several
+
+Runs that differ in nothing but their seed, and the points at which they were measured, are one
+method; methods are compared on the same dataset and network, and named by the settings in which
+they differ. Written are curves.csv (each measure at each pruning point), differences.csv (between
+methods that have two seeds in common, seed by seed), gains.csv (by recovery, of the same networks),
+classes.csv (what each class loses when half is removed), summary.csv, summary.md and figures. In
+the files, accuracies are fractions. Intervals are 95 % confidence intervals of the mean, by
+Student's t. Runs that are unfinished or damaged are left out and listed. Exit status 2: nothing to
+report, or a mistake.
+"""
+
+import io
+import pathlib
+import sys
+from collections.abc import Collection, Sequence
+from typing import NoReturn
+
+import pandas as pd
+from absl import flags
+
+from bbo.files import write_text
+from bbo.pipeline.curve_file import save_figure
+from bbo.types import UsageError
+from experiments.command_line.program import leave, run_program
+from experiments.report import figures, statistics, tables
+from experiments.report.finished_runs import (
+    Found,
+    Method,
+    baseline_of,
+    find_runs,
+    grouped,
+    points_of,
+)
+from experiments.report.statistics import (
+    PROBLEM,
+    class_losses,
+    curve_statistics,
+    paired_differences,
+    recovery_gains,
+)
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_string(
+    "out", None, "folder for the tables and figures", flag_values=FLAGS, module_name=" report"
+)
+WORST_CLASSES = (
+    "### Classes that lose most test accuracy with 50 % of the filters removed, in points "
+    "[95 % interval] (networks)"
+)
+CHOSEN_AFTERWARDS = (
+    "They are chosen by these very numbers: their means are too large and their intervals too "
+    "narrow. All classes are in classes.csv."
+)
+PUBLISHED = pathlib.Path(__file__).parents[1] / "published"
+"""The curves of the paper, a file for each dataset and network."""
+
+
+def main(values: flags.FlagValues, *directories: str) -> None:
+    """Reports on all runs below the directories, prints the summary and the paths."""
+    if not values["out"].value:
+        raise UsageError("out is missing; name a folder for the tables, as in --out=report")
+    out = pathlib.Path(values["out"].value).expanduser()
+    found = find_runs([pathlib.Path(folder).expanduser() for folder in directories])
+    if not found.runs:
+        listed = "; ".join(f"{name} is {reason}" for name, reason in found.left_out.items())
+        where = " and ".join(directories)
+        raise UsageError(f"no finished run in {where}" + (f": {listed}" if listed else ""))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        text, paths = write_report(found, out)
+    except OSError as error:
+        raise UsageError(f"out {out} cannot be written: {error.strerror}; name another") from None
+    print(text)
+    print("\n".join(map(str, paths)))
+
+
+def write_report(found: Found, out: pathlib.Path) -> tuple[str, list[pathlib.Path]]:
+    """Writes everything; gives the summary in Markdown and the paths of all files."""
+    groups = grouped(found.runs)
+    points = points_of(groups)
+    records = {
+        "curves": curve_statistics(points),
+        "differences": paired_differences(points),
+        "gains": recovery_gains(points),
+        "classes": class_losses(points),
+        "summary": statistics.summary(points),
+    }
+    paths = [out / f"{name}.csv" for name in records]
+    for path, table in zip(paths, records.values(), strict=True):
+        content = io.StringIO()
+        table.to_csv(content, index=False, lineterminator="\n")
+        write_text(path, content.getvalue())
+    parts = [opening(found, groups)]
+    for problem in dict.fromkeys(group.problem for group in groups):
+        own = [group for group in groups if group.problem == problem]
+        of_problem = {name: _of_problem(table, own[0]) for name, table in records.items()}
+        names = write_figures(own, of_problem["curves"], out)
+        paths += [out / name for name in names]
+        parts += [chapter(own, **of_problem)]
+        parts += [f"![Test accuracy against {on_axis}]({name})" for name, on_axis in names.items()]
+    text = "\n\n".join(parts)
+    write_text(out / "summary.md", text + "\n")
+    return text, [*paths, out / "summary.md"]
+
+
+def _of_problem(table: pd.DataFrame, group: Method) -> pd.DataFrame:
+    return statistics.where(table, **dict(zip(PROBLEM, group.problem, strict=True)))
+
+
+def opening(found: Found, groups: Sequence[Method]) -> str:
+    """What was read and how to read it."""
+    parts = [
+        "# Comparison of runs",
+        f"{len(found.runs)} finished runs. Cells are the mean ± the standard deviation of the "
+        "sample (number of runs). Intervals are 95 % confidence intervals of the mean, by "
+        "Student's t: with few runs they are wide. A dash: there is no such number.",
+        "Made on:",
+        "\n".join(f"* {line}" for line in tables.environment_lines(groups)),
+    ]
+    if found.left_out:
+        parts += ["Left out:"]
+        parts += ["\n".join(f"* {name}: {reason}" for name, reason in found.left_out.items())]
+    return "\n\n".join(parts)
+
+
+def problem_text(group: Method) -> str:
+    """What methods are compared on: ``vgg16 of width 0.125 on cifar10``."""
+    dataset, network, width = group.problem
+    return f"{network}{'' if width == 1 else f' of width {width:g}'} on {dataset}"
+
+
+def chapter(
+    groups: Sequence[Method],
+    *,
+    curves: pd.DataFrame,
+    differences: pd.DataFrame,
+    gains: pd.DataFrame,
+    classes: pd.DataFrame,
+    summary: pd.DataFrame,
+) -> str:
+    """All tables of one problem."""
+    parts = [f"## {problem_text(groups[0])}", tables.methods_table(groups)]
+    if failed := tables.failure_lines(groups):
+        parts += ["Pruning points that failed:", "\n".join(f"* {line}" for line in failed)]
+    baselines = sorted({baseline_of(group, groups) for group in groups} - {""})
+    parts += [baseline_text(baselines)]
+    for granularity in curves["granularity"].unique():
+        of_curves, of_differences, of_gains, of_classes, of_summary = (
+            statistics.where(table, granularity=granularity)
+            for table in (curves, differences, gains, classes, summary)
+        )
+        removed = f"{granularity}s removed"
+        parts += [f"### Summary: {removed}", tables.summary_table(of_summary)]
+        if granularity == "filter" and len(of_classes):
+            parts += [WORST_CLASSES, tables.class_table(of_classes), CHOSEN_AFTERWARDS]
+        parts += [f"### Test accuracy (%): {removed}", tables.accuracy_table(of_curves)]
+        if len(of_differences):
+            parts += [
+                f"### Differences of test accuracy, in points [95 % interval] (pairs): {removed}",
+                tables.difference_table(of_differences, baselines),
+            ]
+        if len(of_gains):
+            parts += [
+                "### Test accuracy gained by recovery, in points [95 % interval] (networks): "
+                + removed,
+                tables.gain_table(of_gains),
+            ]
+    return "\n\n".join(parts)
+
+
+def baseline_text(baselines: Sequence[str]) -> str:
+    """Which methods the others are held against, and why."""
+    if not baselines:
+        return "There is no baseline: no method without regulariser that is pruned in the same way."
+    return (
+        "The baseline is the method without regulariser, pruned in the same way, that is best "
+        "before pruning, unmended, by its mean accuracy on validation images (where that is not "
+        f"known, the one whose other settings are the same): {'; '.join(baselines)}."
+    )
+
+
+def runs_text(counts: Collection[int]) -> str:
+    """What a curve is the mean of.
+
+    >>> runs_text([1, 1]), runs_text([3, 2])
+    ('one run each', 'mean of 2 to 3 runs, shaded from 3 on: 95 % interval of the mean')
+    """
+    fewest, most = min(counts), max(counts)
+    if most == 1:
+        return "one run each"
+    number = str(most) if fewest == most else f"{fewest} to {most}"
+    if most < figures.FEWEST:
+        return f"mean of {number} runs"
+    of_some = "" if fewest >= figures.FEWEST else f" from {figures.FEWEST} on"
+    return f"mean of {number} runs, shaded{of_some}: 95 % interval of the mean"
+
+
+def write_figures(
+    groups: Sequence[Method], curves: pd.DataFrame, out: pathlib.Path
+) -> dict[str, str]:
+    """A figure for each axis that was measured; gives what is on it, by the name of the file."""
+    dataset, network, width = groups[0].problem
+    stem = f"{dataset}_{network}" + ("" if width == 1 else f"_width{width:g}")
+    published, note = published_curves(groups[0])
+    title = f"{problem_text(groups[0])}: {runs_text([len(group.runs) for group in groups])}"
+    names, measured = {}, set(curves.dropna(subset="mean")["measure"])
+    for name, axis in figures.AXES.items():
+        if axis.measure not in measured:
+            continue
+        is_removed = name == "removed"
+        figure = figures.comparison_figure(
+            curves,
+            axis,
+            title=title + (f"\n{note}" if is_removed and note else ""),
+            published=published if is_removed else None,
+            noise_of={group.method: group.settings["noise"] for group in groups},
+        )
+        names[f"{stem}_{name}.png"] = axis.short
+        description = f"of the lines: {figures.fingerprint(figure)}"
+        save_figure(out / f"{stem}_{name}.png", figure, description=description)
+    return names
+
+
+def published_curves(group: Method) -> tuple[pd.DataFrame | None, str]:
+    """The paper's curves for the dataset and network of a group, and what is to be said of them.
+
+    None if there are none, or the width is not the paper's.
+    """
+    dataset, network, width = group.problem
+    path = PUBLISHED / f"{dataset}_{network}.csv"
+    if not path.exists():
+        return None, ""
+    if width != 1:
+        return None, f"width {width:g}, the paper: 1"
+    curves = pd.read_csv(path, comment="#", keep_default_na=False)
+    return curves, "dashed: Khan & Stavness 2020, by the protocol of the paper"
+
+
+def positional(argv: Sequence[str]) -> list[str]:
+    """A name for each argument that is no flag, as ``cli.run_program`` wants them: at least one."""
+    try:
+        return ["DIR"] * max(1, len(FLAGS(list(argv))) - 1)
+    except (flags.Error, ValueError):  # which it will tell about
+        return ["DIR"]
+
+
+def begin() -> NoReturn:
+    """Runs the program on the arguments of this process, and ends it."""
+    leave(run_program(main, FLAGS, sys.argv, positional=positional(sys.argv)))

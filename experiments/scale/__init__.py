@@ -1,0 +1,1 @@
+"""How a training step grows: ``python -m experiments.scale``."""

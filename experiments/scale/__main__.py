@@ -1,0 +1,5 @@
+"""``python -m experiments.scale``."""
+
+from experiments.scale.program import begin
+
+begin()

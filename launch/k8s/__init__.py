@@ -1,0 +1,1 @@
+"""A sweep on Kubernetes: ``python -m launch.k8s``."""

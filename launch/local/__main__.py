@@ -1,0 +1,5 @@
+"""``python -m launch.local``."""
+
+from launch.local.program import begin
+
+begin()

@@ -1,0 +1,1 @@
+"""A sweep on SLURM: ``python -m launch.slurm``."""

@@ -1,0 +1,5 @@
+"""``python -m launch.slurm``."""
+
+from launch.slurm.program import begin
+
+begin()

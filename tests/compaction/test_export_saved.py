@@ -1,0 +1,112 @@
+"""Saved networks come back as they were, or are told to be damaged."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bbo import trees
+from bbo.compaction import export
+from bbo.types import UsageError
+
+VARIABLES = {
+    "params": {
+        "file": jnp.arange(6, dtype=jnp.float32).reshape(2, 3) / 7,
+        "half": {"kernel": jnp.asarray([[1.5, -jnp.inf], [jnp.nan, 1e-30]], jnp.bfloat16)},
+        "scale": jnp.asarray(-0.0, jnp.float16),
+        "none": jnp.zeros((0, 3)),
+    },
+    "batch_stats": {"count": jnp.asarray(7), "seen": jnp.asarray([True, False])},
+}
+SPEC = {"model": "small_cnn", "width": 0.5, "kept": {"conv1": 3}, "shape": [8, 8, 3]}
+
+
+def bits(tree):
+    """Names, dtypes, shapes and bytes."""
+    return {
+        name: (str(leaf.dtype), leaf.shape, np.asarray(leaf).tobytes())
+        for name, leaf in trees.flatten(tree).items()
+    }
+
+
+def test_what_is_saved_is_loaded_bit_for_bit(tmp_path):
+    for variables in ({"params": {"old": jnp.ones(3)}}, VARIABLES):  # one replaces the other
+        export.save_network(tmp_path / "new", spec=SPEC, variables=variables)
+    spec, loaded = export.load_network(tmp_path / "new")
+    assert spec == SPEC
+    assert jax.tree.structure(loaded) == jax.tree.structure(VARIABLES)
+    assert bits(loaded) == bits(VARIABLES)
+    files = sorted(path.name for path in (tmp_path / "new").iterdir())
+    assert files == ["network.json", "network.npz"]
+
+
+def test_numpy_alone_reads_the_arrays(tmp_path):
+    export.save_network(tmp_path, spec=SPEC, variables=VARIABLES)
+    code = (
+        "import json, sys, numpy as np\n"
+        "told = json.load(open('network.json'))['arrays']\n"
+        "held = np.load('network.npz')\n"
+        "assert not {'jax', 'ml_dtypes', 'bbo'} & set(sys.modules)\n"
+        "print(list(told) == held.files, held['params/file'].dtype, held['params/half/kernel'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True)
+    # 1.5 is 0 01111111 1000000.
+    assert done.stdout.startswith(b"True float32 [[16320 65408]\n"), done.stderr
+
+
+@pytest.mark.parametrize("damage", ["bit", "cut", "json", "other", "digest", "shape", "dtype"])
+def test_damage_is_found(damage, tmp_path):
+    export.save_network(tmp_path, spec=SPEC, variables=VARIABLES)
+    record, arrays = tmp_path / "network.json", tmp_path / "network.npz"
+    content, told = bytearray(arrays.read_bytes()), json.loads(record.read_text())
+    match damage:
+        case "bit":
+            content[len(content) // 2] ^= 1
+        case "cut":
+            del content[-100:]
+        case "json":
+            told = "{"
+        case "other":
+            told = [1]
+        case "digest":
+            del told["sha256"]
+        case "shape":
+            told["arrays"]["params/file"]["shape"] = [3, 2]
+        case "dtype":
+            told["arrays"]["params/file"]["dtype"] = "float31"
+    arrays.write_bytes(content)
+    record.write_text(told if isinstance(told, str) else json.dumps(told))
+    with pytest.raises(UsageError) as raised:
+        export.load_network(tmp_path)
+    assert str(raised.value) == (
+        f"{tmp_path} holds a damaged network: network.json and network.npz do not fit; save it anew"
+    )
+
+
+@pytest.mark.parametrize("name", ["network.json", "network.npz"])
+def test_what_is_missing_is_named(name, tmp_path):
+    export.save_network(tmp_path, spec=SPEC, variables=VARIABLES)
+    (tmp_path / name).unlink()
+    told = f"{name} cannot be read: No such file or directory; name a folder with network.json"
+    with pytest.raises(UsageError, match=told):
+        export.load_network(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("spec", "variables", "told"),
+    [
+        ({"dtype": jnp.float32}, {}, "not JSON serializable"),
+        ({"rate": float("nan")}, {}, "not JSON compliant"),
+        ({}, {"a": "b", "c": None, "d": object()}, "Object arrays cannot be saved"),
+        ({}, {"a/b": jnp.ones(1), "a": {"b": jnp.ones(1)}}, "several leaves .* called a/b"),
+        ({}, {"a": np.ones(1), "a/b": np.ones(1)}, "cannot be saved as a network"),
+    ],
+)
+def test_what_cannot_be_saved_is_a_mistake(spec, variables, told, tmp_path):
+    with pytest.raises(UsageError, match=told):
+        export.save_network(tmp_path, spec=spec, variables=variables)
+    assert not list(tmp_path.iterdir())

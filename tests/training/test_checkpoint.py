@@ -1,0 +1,123 @@
+"""Checkpoints: what is saved comes back, bit for bit, on any number of devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from bbo.training import checkpoint
+from bbo.training import devices as sharding
+from bbo.training import optimizer as optim
+from bbo.training.step import TrainState
+from bbo.types import RunError, UsageError
+
+
+def make_state(value=1.0):
+    """Every kind of leaf that a run has; the state of the optimiser nests NamedTuples."""
+    generator = np.random.default_rng(int(value))
+    params = {
+        "conv": {"kernel": jnp.asarray(generator.standard_normal((3, 3, 2, 4)), jnp.float32)},
+        "half": jnp.asarray(generator.standard_normal(5), jnp.bfloat16),
+    }
+    optimizer = optax.chain(
+        optim.reset_every(optax.trace(decay=0.9, nesterov=True), 3),
+        optax.scale_by_schedule(optax.constant_schedule(0.1)),
+    )
+    opt_state = jax.tree.map(lambda x: x + jnp.asarray(value, x.dtype), optimizer.init(params))
+    stats = {"conv_norm": {"mean": jnp.full(4, value, jnp.float32)}}
+    return TrainState(jnp.asarray(int(value), jnp.int32), params, stats, opt_state)
+
+
+def spread(tree, count):
+    return sharding.replicate(tree, sharding.data_mesh(jax.devices()[:count]))
+
+
+def save_all(folder, counts, *, tree=None):
+    with checkpoint.open_checkpoints(folder) as manager:
+        for count in counts:
+            checkpoint.save(manager, count, make_state(count) if tree is None else tree)
+        manager.wait_until_finished()
+        return list(manager.all_steps())
+
+
+def check_equal(found, expected):
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for mine, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert mine.dtype == theirs.dtype
+        np.testing.assert_array_equal(np.asarray(mine), np.asarray(theirs))
+
+
+def restore(folder, like):
+    with checkpoint.open_checkpoints(folder) as manager:
+        return checkpoint.restore_newest(manager, like)
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 8), (8, 1), (8, 8)])
+def test_round_trip(tmp_path, before, after):
+    tree = (make_state(7.0), {"best": jnp.full((), 0.25)})
+    save_all(tmp_path, [3], tree=spread(tree, before))
+    like = spread(jax.tree.map(jnp.zeros_like, tree), after)
+    count, found = restore(tmp_path, like)
+    assert count == 3
+    check_equal(found, tree)
+    for mine, wanted in zip(jax.tree.leaves(found), jax.tree.leaves(like), strict=True):
+        assert mine.sharding == wanted.sharding and len(mine.sharding.device_set) == after
+
+
+def test_a_fresh_folder_gives_the_beginning(tmp_path):
+    like = make_state()
+    count, found = restore(tmp_path, like)
+    assert count == 0 and found is like
+
+
+def test_only_the_newest_is_kept(tmp_path):
+    assert save_all(tmp_path, [1, 2]) == [2]
+    assert save_all(tmp_path, range(3, 8)) == [7]
+    folders = {path.name for path in (tmp_path / "checkpoints").iterdir() if path.is_dir()}
+    assert folders == {"7"}
+    count, found = restore(tmp_path, make_state())
+    assert count == 7
+    check_equal(found, make_state(7))
+
+
+def test_a_checkpoint_that_cannot_be_read_is_told_in_a_line(tmp_path):
+    save_all(tmp_path / "other", [3], tree={"x": jnp.zeros(2)})
+    with pytest.raises(RunError, match=r"checkpoints/3 cannot be read.* remove .* to train anew"):
+        restore(tmp_path / "other", make_state())
+    save_all(tmp_path / "damaged", [4])
+    damage(tmp_path / "damaged/checkpoints/4")
+    with pytest.raises(RunError, match="damaged"):
+        restore(tmp_path / "damaged", make_state())
+
+
+def damage(folder):
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:3])
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_what_is_saved_can_be_read_without_knowing_it(tmp_path, devices):
+    state, rest = make_state(7.0), {"best": jnp.full((), 0.25)}
+    save_all(tmp_path, [3], tree=spread((state, rest), devices))
+    before = sorted(tmp_path.rglob("*"))
+    found, found_rest = checkpoint.read_newest(tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+    check_equal([found["params"], found["batch_stats"], found_rest], [*state[1:3], rest])
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(found))
+    assert int(found["step"]) == 7
+
+
+def test_what_cannot_be_read_is_told_in_a_line(tmp_path):
+    for folder in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(UsageError, match=r"has no checkpoint; name the folder of a run"):
+            checkpoint.read_newest(folder)
+        assert not folder.exists() or not any(folder.iterdir())
+    (tmp_path / "empty/checkpoints").mkdir(parents=True)
+    with pytest.raises(UsageError, match="no checkpoint"):
+        checkpoint.read_newest(tmp_path / "empty")
+    save_all(tmp_path, [4])
+    damage(tmp_path / "checkpoints/4")
+    with pytest.raises(RunError, match=r"checkpoints/4 cannot be read.* the command of the run"):
+        checkpoint.read_newest(tmp_path)
