@@ -1,6 +1,6 @@
 """Names for the things every module passes around, and the one error meant for people."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any, TypeAlias
 
 Array: TypeAlias = Any
@@ -35,7 +35,7 @@ def require(condition: bool, name: str, value: Any, allowed: str) -> None:
         raise UsageError(f"{name} is {value!r}; it must be {allowed}")
 
 
-def require_one_of(choices: Sequence[str], name: str, value: Any) -> None:
+def require_one_of(choices: Collection[str], name: str, value: Any) -> None:
     """Raises UsageError unless the value is one of the choices."""
     require(value in choices, name, value, "one of " + ", ".join(choices))
 

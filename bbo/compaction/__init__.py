@@ -2,7 +2,7 @@
 
 from bbo.compaction.channels import Channels, Cut, Group, cut_of, find_channels
 from bbo.compaction.cost import count_macs
-from bbo.compaction.removal import Compact, compact, dead_channels, smaller
+from bbo.compaction.removal import Compact, compact, dead_channels, shares_left, smaller
 
 __all__ = [
     "Channels",
@@ -14,5 +14,6 @@ __all__ = [
     "cut_of",
     "dead_channels",
     "find_channels",
+    "shares_left",
     "smaller",
 ]

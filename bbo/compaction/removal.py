@@ -5,7 +5,7 @@ is told from the parameters alone, by following zeros through the program. Remov
 changes nothing; the program is done again with the sizes that are left.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -78,6 +78,26 @@ def dead_channels(found: Channels, variables: PyTree) -> Cut:
             units[0] = False
         dead.append(units)
     return cut_of(found.removable, dead)
+
+
+def shares_left(variables: PyTree, cut: Cut, macs: Mapping[str, int]) -> dict[str, float]:
+    """The shares of multiply-adds, ``macs``, and of parameters, ``params``, that a cut leaves.
+
+    Args:
+      variables: of the whole network, with ``params``.
+      cut: from ``dead_channels`` or ``cut_of``.
+      macs: multiply-adds of the whole network, by kernel.
+    """
+    small = jax.eval_shape(lambda: smaller(variables, cut))
+    left, whole = (
+        {name: leaf.size for name, leaf in trees.flatten(tree["params"]).items()}
+        for tree in (small, variables)
+    )
+    kept = sum(count * left[name] / whole[name] for name, count in macs.items())
+    return {
+        "macs": kept / sum(macs.values()),
+        "params": sum(left.values()) / sum(whole.values()),
+    }
 
 
 def smaller(variables: PyTree, cut: Cut) -> PyTree:

@@ -5,8 +5,7 @@ output, if there is one, is ``.../NAME_norm``. No other BatchNorm is named so. T
 ``head``.
 """
 
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -18,6 +17,7 @@ from bbo.models.resnet import FULL_CHANNELS, FULL_STAGES, THIN_CHANNELS, THIN_ST
 from bbo.models.small_cnn import SmallCNN
 from bbo.models.vgg import VGG
 from bbo.models.wide_resnet import WideResNet
+from bbo.settings.catalog import parse_model
 from bbo.settings.sections import ModelConfig
 from bbo.types import Params
 
@@ -62,19 +62,28 @@ def create_model(
         axis_name=axis_name,
         kept=tuple(sorted((kept or {}).items())),
     )
-    numbers = [int(digits) for digits in re.findall(r"\d+", config.model)]
-    match config.model.rstrip("0123456789_"), *numbers:
-        case "vgg", depth:
-            return VGG(layers, num_classes, depth)
-        case "thin_resnet", depth:
-            return ResNet(layers, num_classes, THIN_STAGES[depth], THIN_CHANNELS)
-        case "resnet", depth:
-            stages = FULL_STAGES[depth]
-            return ResNet(layers, num_classes, stages, FULL_CHANNELS, bottleneck=depth == 50)
-        case "wrn", depth, widen:
-            return WideResNet(layers, num_classes, depth, widen, config.final_norm_momentum)
-        case _:
-            return SmallCNN(layers, num_classes)
+    family, numbers = parse_model(config.model)
+    return BUILDERS[family](layers, num_classes, config, *numbers)
+
+
+def _resnet(layers: Layers, num_classes: int, config: ModelConfig, depth: int) -> nn.Module:
+    del config
+    stages = FULL_STAGES[depth]
+    return ResNet(layers, num_classes, stages, FULL_CHANNELS, bottleneck=depth == 50)
+
+
+BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "small_cnn": lambda layers, num_classes, config: SmallCNN(layers, num_classes),
+    "vgg": lambda layers, num_classes, config, depth: VGG(layers, num_classes, depth),
+    "thin_resnet": lambda layers, num_classes, config, depth: ResNet(
+        layers, num_classes, THIN_STAGES[depth], THIN_CHANNELS
+    ),
+    "resnet": _resnet,
+    "wrn": lambda layers, num_classes, config, depth, widen: WideResNet(
+        layers, num_classes, depth, widen, config.final_norm_momentum
+    ),
+}
+"""What builds each family of ``catalog.MODELS``, of ``(layers, num_classes, config, *numbers)``."""
 
 
 def kept_channels(params: Params) -> dict[str, int]:

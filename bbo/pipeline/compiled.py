@@ -1,7 +1,6 @@
 """The compiled programs of a run; each is traced once and serves every epoch and pruning point."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -16,8 +15,6 @@ from bbo.data.augmentation import augment, normalize
 from bbo.models.create import create_model
 from bbo.noise.configured import create_regulariser
 from bbo.noise.regulariser import Regulariser
-from bbo.pruning.recovery import least_squares
-from bbo.pruning.recovery.biases import correct_biases
 from bbo.settings.catalog import DATASETS
 from bbo.settings.config import ExperimentConfig
 from bbo.training import devices
@@ -48,10 +45,8 @@ class Programs(NamedTuple):
     evaluate: Callable[[PyTree, Images, PyTree], dict[str, Array]]
     moments: Callable[[PyTree, Images, PyTree], PyTree]
     """BatchNorm statistics of one augmented batch, without noise."""
-    refit: Callable[[PyTree, PyTree, Images, PyTree], PyTree]
-    """Variables before and after pruning to mended ones, see ``least_squares.refit``."""
-    correct: Callable[[PyTree, PyTree, Images, PyTree], PyTree]
-    """Likewise, see ``biases.correct_biases``."""
+    mend: Callable[[Callable[..., PyTree], PyTree, PyTree, Images, PyTree], PyTree]
+    """``(function, dense, pruned, images, choice) -> variables``: see ``by_name.Context``."""
     gradients: Callable[[PyTree, Images, PyTree], Params]
     """Of the loss on one batch, in evaluation mode."""
 
@@ -73,7 +68,7 @@ def create_programs(
     Raises:
       UsageError: settings that this backend cannot combine.
     """
-    model = _create_model(config, kept=kept)
+    model = model_of(config, kept=kept)
     if config.train.parallel == "pmap" and _compiler_options(config):
         raise UsageError("bfloat16 on CPU needs compiler options that pmap lacks; use parallel=jit")
     if config.train.parallel == "pmap" and config.train.steps_per_call > 1:
@@ -86,14 +81,18 @@ def create_programs(
         train=create_train(config, optimizer, mesh, kept),
         **{
             name: jax.jit(
-                program, out_shardings=everywhere, compiler_options=_compiler_options(config)
+                program,
+                static_argnums=0 if name == "mend" else (),
+                out_shardings=everywhere,
+                compiler_options=_compiler_options(config),
             )
             for name, program in _measurements(config, model, kept).items()
         },
     )
 
 
-def _create_model(config: ExperimentConfig, **options: Any) -> nn.Module:
+def model_of(config: ExperimentConfig, **options: Any) -> nn.Module:
+    """The network of a configuration; options are those of ``create_model``."""
     return create_model(
         config.model,
         num_classes=DATASETS[config.data.dataset].num_classes,
@@ -180,7 +179,7 @@ def _train_step(
     """One step; ``mapped``: as a device takes it that sees its own rows of the batch alone."""
     axes = batch_axes(regulariser, mapped=mapped)
     recipe = Recipe(
-        model=_create_model(config, axis_name=axes, kept=kept),
+        model=model_of(config, axis_name=axes, kept=kept),
         regulariser=regulariser,
         optimizer=optimizer,
         label_smoothing=config.optimizer.label_smoothing,
@@ -201,7 +200,7 @@ def _measurements(
     """The programs that change no parameter."""
     # With momentum 0 the running statistics become those of the batch.
     forgetful = dataclasses.replace(config.model, norm_momentum=0.0, final_norm_momentum=0.0)
-    measuring = _create_model(dataclasses.replace(config, model=forgetful), kept=kept)
+    measuring = model_of(dataclasses.replace(config, model=forgetful), kept=kept)
 
     def evaluate_batch(variables: PyTree, images: Images, choice: PyTree) -> dict[str, Array]:
         batch = _batch_of(config, images, choice)
@@ -235,7 +234,6 @@ def _measurements(
     return {
         "evaluate": evaluate_batch,
         "moments": moments,
-        "refit": functools.partial(mended, least_squares.refit),
-        "correct": functools.partial(mended, correct_biases),
+        "mend": mended,
         "gradients": gradients,
     }

@@ -17,8 +17,9 @@ from bbo.files import read_lines, write_lines
 from bbo.pipeline.points import CurveTools, pruning_curve
 from bbo.pipeline.prunable import prunable
 from bbo.pipeline.run import Run, Trained, accuracy_on, choices
-from bbo.pruning.groups import groups_of, norms_of, tie_scores
-from bbo.pruning.recovery.batch_norm import reestimate_batch_norm
+from bbo.pruning.groups import groups_of, tie_scores
+from bbo.pruning.recovery.by_name import FUNCTIONS as RECOVER
+from bbo.pruning.recovery.by_name import Context
 from bbo.training.bar import progress_bar
 from bbo.training.devices import agreed, is_first_process, replicate, shard_batch
 from bbo.training.preemption import Poll, polled
@@ -111,76 +112,60 @@ def prune_network(
     return rows
 
 
-def _recoveries(
-    run: Run, dense: PyTree, batches: list[PyTree], poll: Poll
-) -> dict[str, Callable[[PyTree], PyTree]]:
-    """Pruned variables to mended ones, by the name of the recovery; from training images alone.
-
-    Args:
-      run: made ready.
-      dense: the variables before pruning.
-      batches: of training images.
-      poll: asked before each batch.
-    """
+def recovery_context(run: Run, poll: Poll) -> Context:
+    """What the recoveries of a run look at; ``poll`` is asked before each batch of images."""
     augmented = run.images["train"]._replace(rng=replicate(run.rngs["recovery"], run.mesh))
     limit = min(run.config.pruning.recovery_images, LAYERWISE_IMAGES)
     rows = _recovery_rows(run, limit)
-    (large_batch,) = (shard_batch(c, run.mesh) for c in choices(rows, len(rows)))
+    (large_batch,) = (shard_batch(choice, run.mesh) for choice in choices(rows, len(rows)))
+    batches = _recovery_batches(run)
 
-    def batch_norm(variables: PyTree) -> PyTree:
-        return reestimate_batch_norm(
-            lambda variables, batch: run.programs.moments(variables, augmented, batch),
-            variables,
-            polled(batches, poll),
-        )
-
-    def bias(variables: PyTree) -> PyTree:
+    def layer_by_layer(mend: Callable[..., PyTree], dense: PyTree, pruned: PyTree) -> PyTree:
         poll()
-        return batch_norm(run.programs.correct(dense, variables, augmented, large_batch))
+        return run.programs.mend(mend, dense, pruned, augmented, large_batch)
 
-    def least_squares(variables: PyTree) -> PyTree:
-        poll()
-        return batch_norm(run.programs.refit(dense, variables, augmented, large_batch))
-
-    return {
-        "none": lambda variables: variables,
-        "batch_norm": batch_norm,
-        "bias": bias,
-        "least_squares": least_squares,
-    }
+    return Context(
+        batches=lambda: polled(batches, poll),
+        moments=lambda variables, batch: run.programs.moments(variables, augmented, batch),
+        layer_by_layer=layer_by_layer,
+    )
 
 
 def curve_tools(run: Run, variables: PyTree, poll: Poll) -> CurveTools:
     """What pruning, mending and measuring the network of a run takes."""
-    batches, config = _recovery_batches(run), run.config.pruning
-    scores = _curve_scores(run, variables, batches, poll)
+    config, params = run.config.pruning, variables["params"]
+    scores = _curve_scores(run, variables, _recovery_batches(run), poll)
     found = find_channels(run, variables)
-    groups = groups_of(found.groups, "params")
+    groups = groups_of(found.groups, "params") if config.scope == "group" else None
+    context = recovery_context(run, poll)
 
-    def tied(granularity: str) -> dict[str, Array]:
-        return tie_scores(scores(granularity), groups, criterion=config.criterion)
+    def prepare(granularity: str) -> pruning.Pruner:
+        scored = scores(granularity)
+        if groups is not None:
+            scored = tie_scores(scored, groups, criterion=config.criterion)
+        if run.config.iterations.prune_iterations > 1:
+            scored = _pruned_first(params, scored)
+        how = {"scope": config.scope, "meaning": config.meaning, "groups": groups}
+        return pruning.prepare(params, criterion=scored, granularity=granularity, **how)
 
     def measure(variables: PyTree) -> dict[str, float]:
         on_validation = accuracy_on(run, "validation", variables, poll)
         return on_validation | accuracy_on(run, "test", variables, poll)
 
-    by_group = config.scope == "group"
-    chosen = tied if by_group else scores
-    if run.config.iterations.prune_iterations > 1:
-        chosen = _pruned_first(variables["params"], chosen)
+    def compact(pruned: PyTree) -> dict[str, float]:
+        cut = compaction.dead_channels(found, pruned)
+        return {"macs_compact": compaction.shares_left(pruned, cut, run.macs)["macs"]}
+
     return CurveTools(
-        scores=chosen,
-        recoveries=_recoveries(run, variables, batches, poll),
+        prepare=prepare,
+        mend=lambda recovery, pruned: RECOVER[recovery](context, variables, pruned),
         evaluate=measure,
         macs=run.macs,
-        norms=norms_of(groups) if by_group else pruning.norm_of,
-        compact=_compact_share(run, found),
+        compact=compact,
     )
 
 
-def _pruned_first(
-    params: Params, scores: Callable[[str], dict[str, Array]]
-) -> Callable[[str], dict[str, Array]]:
+def _pruned_first(params: Params, scored: dict[str, Array]) -> dict[str, Array]:
     """The scores, lowest for what is zero: what an earlier pruning removed is removed again."""
     leaves = trees.flatten(params)
 
@@ -188,28 +173,13 @@ def _pruned_first(
         within = tuple(range(leaves[name].ndim - values.ndim))
         return jnp.where(jnp.all(leaves[name] == 0, axis=within), -jnp.inf, values)
 
-    return lambda granularity: {
-        name: lowered(name, values) for name, values in scores(granularity).items()
-    }
+    return {name: lowered(name, values) for name, values in scored.items()}
 
 
 def find_channels(run: Run, variables: PyTree) -> Channels:
     """The channels of a run's network."""
     image = jax.ShapeDtypeStruct((1, *run.images["train"].image.shape[1:]), jnp.float32)
     return compaction.find_channels(run.programs.model.apply, variables, image)
-
-
-def _compact_share(run: Run, found: Channels) -> Callable[[PyTree], dict[str, float]]:
-    """``variables -> {"macs_compact": share}``: the multiply-adds left without dead channels."""
-
-    def share(variables: PyTree) -> dict[str, float]:
-        cut = compaction.dead_channels(found, variables)
-        small = jax.eval_shape(lambda: compaction.smaller(variables, cut))
-        left, whole = (trees.flatten(tree["params"]) for tree in (small, variables))
-        macs = sum(count * left[name].size / whole[name].size for name, count in run.macs.items())
-        return {"macs_compact": macs / sum(run.macs.values())}
-
-    return share
 
 
 @contextlib.contextmanager

@@ -9,12 +9,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from bbo.files import write_text
-from bbo.settings.catalog import RECOVERIES
+from bbo.settings.catalog import RECOVERIES, REGULARISERS
 from bbo.settings.config import ExperimentConfig
 
-COLOURS: dict[str, str] = dict(
-    zip(RECOVERIES, ("tab:gray", "tab:blue", "tab:orange", "tab:green"), strict=True)
-)
+COLOURS = ("tab:gray", "tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple")
+"""Of the recoveries, in their order; from the first again where they are more."""
 
 
 def write_curve(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
@@ -76,19 +75,19 @@ def recovery_text(recovery: str) -> str:
 def title(config: ExperimentConfig) -> str:
     """One line that says what was trained on what, and how.
 
-    >>> title(ExperimentConfig())
-    'small_cnn on digits, batch_bridgeout (rate 0.3, q 1.5, target 0.75 by kernel), 230 epochs'
+    >>> from bbo.settings.config import override
+    >>> title(override(ExperimentConfig(), noise="shakeout"))
+    'small_cnn on digits, shakeout (rate 0.3, shakeout_c 0.1), 230 epochs'
     """
-    noise = config.noise
-    uses_q = noise.noise in ("batch_bridgeout", "bridgeout", "group_bridgeout", "sparseout")
-    is_targeted = noise.noise in ("batch_bridgeout", "targeted_dropout")
-    details = [f"rate {noise.rate:g}"] if noise.noise != "none" else []
-    details += [f"q {noise.q:g}"] if uses_q else []
-    if is_targeted:
-        details.append(f"target {noise.target_fraction:g} by {noise.target_unit}")
+    values = {name: getattr(config.noise, name) for name in REGULARISERS[config.noise.noise]}
+    details = [
+        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in values.items()
+        if value != ""
+    ]
     settings = f" ({', '.join(details)})" if details else ""
     network = f"{config.model.model} on {config.data.dataset}"
-    return f"{network}, {noise.noise}{settings}, {config.train.epochs} epochs"
+    return f"{network}, {config.noise.noise}{settings}, {config.train.epochs} epochs"
 
 
 def subtitle(config: ExperimentConfig) -> str:
@@ -121,7 +120,7 @@ def plot_curve(path: pathlib.Path, curve: pd.DataFrame, *, title: str) -> None:
                 100 * line["test_top1"],
                 marker="o",
                 label=recovery_text(str(recovery)),
-                color=COLOURS[str(recovery)],
+                color=COLOURS[list(RECOVERIES).index(str(recovery)) % len(COLOURS)],
             )
         panel.set(xlabel=f"{granularity}s removed (%)", ylim=(0, 102))
         panel.grid(alpha=0.3)

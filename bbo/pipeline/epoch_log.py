@@ -17,7 +17,7 @@ from bbo.training.devices import is_first_process
 def metrics_writer(
     workdir: pathlib.Path, *, resumed_epoch: int = 0
 ) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
-    """Gives ``write(epoch, values)``: to ``epoch_log.jsonl`` and to TensorBoard events.
+    """Gives ``write(epoch, values)``: to ``metrics.jsonl`` and to TensorBoard events.
 
     Records of epochs after ``resumed_epoch`` are removed first: they belong to work that was
     lost and will be written again.

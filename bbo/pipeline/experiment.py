@@ -42,7 +42,7 @@ def run_experiment(
     Args:
       config: all settings.
       workdir: the folder of this run, made if absent. Left in it: ``config.json``,
-        ``epoch_log.jsonl``, ``tensorboard/``, ``checkpoints/``, ``curve.csv``, ``curve.png`` and,
+        ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``curve.csv``, ``curve.png`` and,
         last of all, ``summary.json``.
       should_stop: asked throughout, see ``preemption.watch``.
 

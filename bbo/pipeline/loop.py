@@ -1,9 +1,11 @@
 """The training of a run: the visible loop and its checkpoints."""
 
+import contextlib
 import itertools
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,8 +18,31 @@ from bbo.training import checkpoint, preemption
 from bbo.training.devices import AHEAD
 from bbo.training.evaluation import CLASS
 from bbo.training.preemption import Poll, ShouldStop
-from bbo.training.step import METRICS
-from bbo.types import Preempted, RunError
+from bbo.training.step import METRICS, TrainState
+from bbo.types import Preempted, PyTree, RunError
+
+
+class Together(NamedTuple):
+    """How far the training of some runs has come that go in step."""
+
+    state: TrainState
+    """Of one run its own; of several, each array has a first axis over them."""
+    members: list[Progress]
+    """As they were at the beginning of the epoch."""
+    collected: list[Metrics]
+    """Of the calls since then; of several runs, the last axis of the arrays is over them."""
+    seconds: float
+
+
+class Steps(NamedTuple):
+    """How runs take a training step: one by itself, or several as one program (``vmapped``)."""
+
+    batches: Callable[[int], Iterator[PyTree]]
+    """Those of an epoch."""
+    step: Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
+    join: Callable[[Sequence[Progress]], Together]
+    part: Callable[[Together], list[Progress]]
+    """The inverse of ``join``, with all that has been done since."""
 
 
 def train_network(
@@ -42,56 +67,116 @@ def train_network(
       Preempted: by ``should_stop``; all has been saved.
       RunError: the loss is no longer a number.
     """
-    config = run.config.train
-    with checkpoint.open_checkpoints(workdir) as manager:
-        count, tree = checkpoint.restore_newest(manager, pack(run, beginning(run)))
-        progress = restored = unpack(run, tree)
+    alone = Steps(
+        batches=lambda epoch: training_batches(run, epoch),
+        step=lambda state, batch: run.programs.train(state, run.images["train"], batch),
+        join=lambda found: Together(found[0].state, [*found], found[0].collected, found[0].seconds),
+        part=lambda all: [all.members[0]._replace(**_own(all))],
+    )
+    (network,), count = train([run], [workdir], alone, should_stop, start=start)
+    return network, count
+
+
+def _own(all: Together) -> dict[str, Any]:
+    return {"state": all.state, "collected": all.collected, "seconds": all.seconds}
+
+
+def train(
+    runs: Sequence[Run],
+    folders: Sequence[pathlib.Path],
+    steps: Steps,
+    should_stop: ShouldStop,
+    *,
+    start: int = 0,
+) -> tuple[list[Trained], int]:
+    """Trains runs in step, each with metrics and checkpoints in a folder of its own.
+
+    Args, errors: as ``train_network``.
+
+    Returns:
+      the selected networks, and the count of work done; none, and nothing done, if some runs were
+      interrupted at other steps than others.
+    """
+    config = runs[0].config.train
+    with contextlib.ExitStack() as stack:
+        managers = [stack.enter_context(checkpoint.open_checkpoints(path)) for path in folders]
+        restored = [
+            checkpoint.restore_newest(manager, pack(run, beginning(run)))
+            for manager, run in zip(managers, runs, strict=True)
+        ]
+        found = [unpack(run, tree) for run, (_, tree) in zip(runs, restored, strict=True)]
+        if len({(progress.epochs, len(progress.collected)) for progress in found}) > 1:
+            tell("the runs were interrupted at different steps: each goes on alone")
+            return [], start
+        count = max(count for count, _ in restored)
         if count:
-            done = len(progress.collected) * run.steps_per_call
-            steps = f"{done} of {run.steps_per_epoch} steps"
-            tell(f"going on after {progress.epochs} epochs and {steps}")
+            done = len(found[0].collected) * runs[0].steps_per_call
+            taken = f"{done} of {runs[0].steps_per_epoch} steps"
+            tell(f"going on after {found[0].epochs} epochs and {taken}")
         count = count or start
         poll = preemption.poller(should_stop, count)
-        with recorder(run, workdir, restored) as (record, show):
-            try:
-                for progress in _advance(run, restored, record, poll):
-                    show(progress)
-                    count = poll()
-                    if is_due(config.checkpoint_every, config.epochs, progress):
-                        checkpoint.save(manager, count, pack(run, progress))
-            except Preempted as stop:
-                checkpoint.save(manager, stop.args[0], pack(run, progress))
+        writers = [
+            stack.enter_context(recorder(run, path, progress, shown=run is runs[0]))
+            for run, path, progress in zip(runs, folders, found, strict=True)
+        ]
+        records, show = [record for record, _ in writers], writers[0][1]
+
+        def save(count: int, now: Together) -> None:
+            for run, manager, progress in zip(runs, managers, steps.part(now), strict=True):
+                checkpoint.save(manager, count, pack(run, progress))
+
+        now = begun = steps.join(found)
+        try:
+            for now in advance(runs, begun, steps, records, poll):
+                first = now.members[0]._replace(collected=now.collected)
+                show(first)
+                count = poll()
+                if _is_due(config.checkpoint_every, config.epochs, first):
+                    save(count, now)
+        except Preempted as stop:
+            save(stop.args[0], now)
+            raise
+        finally:
+            for manager in managers:
                 manager.wait_until_finished()
-                raise
-        manager.wait_until_finished()
-    return progress.best, count
+    return [progress.best for progress in now.members], count
 
 
-def is_due(every: int, epochs: int, progress: Progress) -> bool:
+def _is_due(every: int, epochs: int, progress: Progress) -> bool:
     """Whether an epoch has ended after which a checkpoint is to be written."""
     done = progress.epochs
     return not progress.collected and (done % every == 0 or done in (1, epochs))
 
 
-def _advance(run: Run, progress: Progress, record: WriteEpoch, poll: Poll) -> Iterator[Progress]:
+def advance(
+    runs: Sequence[Run],
+    now: Together,
+    steps: Steps,
+    records: Sequence[WriteEpoch],
+    poll: Poll,
+) -> Iterator[Together]:
     """The training loop: progress after every call, and after every epoch.
 
     Calls are dispatched a few ahead of the device.
     """
-    for epoch in range(progress.epochs + 1, run.config.train.epochs + 1):
-        started = time.monotonic() - progress.seconds
-        collected = progress.collected
-        for batch in itertools.islice(training_batches(run, epoch), len(collected), None):
-            state, means = run.programs.train(progress.state, run.images["train"], batch)
+    for epoch in range(now.members[0].epochs + 1, runs[0].config.train.epochs + 1):
+        started = time.monotonic() - now.seconds
+        collected = now.collected
+        for batch in itertools.islice(steps.batches(epoch), len(collected), None):
+            state, means = steps.step(now.state, batch)
             collected.append(means)
             jax.block_until_ready(collected[-AHEAD:][0])
-            progress = progress._replace(state=state, seconds=time.monotonic() - started)
-            yield progress
-        progress = finish_epoch(run, progress, record, poll, started)
-        yield progress
+            now = now._replace(state=state, seconds=time.monotonic() - started)
+            yield now
+        finished = [
+            _finish_epoch(run, progress, record, poll, started)
+            for run, progress, record in zip(runs, steps.part(now), records, strict=True)
+        ]
+        now = Together(now.state, finished, [], 0.0)
+        yield now
 
 
-def finish_epoch(
+def _finish_epoch(
     run: Run, progress: Progress, record: WriteEpoch, poll: Poll, started: float
 ) -> Progress:
     """After the last step of an epoch: measures, records and selects.

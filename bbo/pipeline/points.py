@@ -5,32 +5,29 @@ import functools
 import itertools
 import math
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 from absl import logging
 
-from bbo import pruning
-from bbo.pruning.pruner import _as_arrays, _pruner
+from bbo.pruning import Pruner
 from bbo.settings.sections import PruningConfig
 from bbo.training.evaluation import CLASS
-from bbo.types import Array, Preempted, PyTree, UsageError
+from bbo.types import Preempted, PyTree, UsageError
 
 
 class CurveTools(NamedTuple):
     """What a pruning curve needs from its caller."""
 
-    scores: Callable[[str], dict[str, Array]]
-    """Importance of the units, by granularity."""
-    recoveries: Mapping[str, Callable[[PyTree], PyTree]]
-    """Variables of a pruned network to mended ones, by name."""
+    prepare: Callable[[str], Pruner]
+    """The network scored and ranked, by granularity."""
+    mend: Callable[[str, PyTree], PyTree]
+    """``(recovery, variables of a pruned network) -> mended ones``."""
     evaluate: Callable[[PyTree], dict[str, float]]
     """Variables to measured numbers, which become columns."""
     macs: Mapping[str, int]
     """Multiply-adds by kernel name."""
-    norms: Callable[[str], str | Sequence[str]] = pruning.norm_of
-    """From a kernel's name to the norms that die with its filters, see ``masking.masks``."""
     compact: Callable[[PyTree], dict[str, float]] = lambda variables: {}
     """Variables of a pruned network to what it costs without its dead channels: more columns."""
 
@@ -58,13 +55,12 @@ def pruning_curve(
     points = itertools.product(config.granularity, config.sparsities, config.recovery)
     left = itertools.islice(points, skip, None)
     for granularity, of_granularity in itertools.groupby(left, operator.itemgetter(0)):
-        score = functools.partial(_scored, variables, granularity, config, tools)
-        prune, why = _attempt(score)
+        pruner, why = _attempt(functools.partial(tools.prepare, granularity))
         for sparsity, of_sparsity in itertools.groupby(of_granularity, operator.itemgetter(1)):
-            found, error = _attempt(functools.partial(prune, sparsity)) if prune else (None, why)
+            prune = functools.partial(_prune, pruner, variables, sparsity, tools)
+            found, error = _attempt(prune) if pruner else (None, why)
             pruned, kept = found or (None, {})
             for _, _, recovery in of_sparsity:
-                mend = tools.recoveries[recovery]
                 settings = {
                     "criterion": config.criterion,
                     "granularity": granularity,
@@ -73,26 +69,18 @@ def pruning_curve(
                     "recovery": recovery,
                     "sparsity": sparsity,
                 }
-                measured = _measured(pruned, mend, tools.evaluate) if found else {"error": error}
+                measured = _measured(pruned, recovery, tools) if found else {"error": error}
                 yield settings | kept | measured
 
 
-def _scored(
-    variables: PyTree, granularity: str, config: PruningConfig, tools: CurveTools
-) -> Callable[[float], tuple[PyTree, dict[str, float]]]:
-    """``sparsity -> (pruned variables, columns of what is kept)`` for one granularity."""
-    scored = tools.scores(granularity)
-    ranked = jax.jit(lambda s: pruning.ranks(s, scope=config.scope))(scored)
-    program = _pruner(config.meaning, tools.norms, tools.macs)
-
-    def prune(sparsity: float) -> tuple[PyTree, dict[str, float]]:
-        counts = pruning.drop_counts(scored, sparsity, scope=config.scope)
-        params, shares = program(variables["params"], ranked, _as_arrays(counts))
-        kept = {key: float(value) for key, value in shares.items()}
-        pruned = variables | {"params": params}
-        return pruned, {"achieved_sparsity": 1 - kept["units_kept"]} | kept | tools.compact(pruned)
-
-    return prune
+def _prune(
+    pruner: Pruner, variables: PyTree, sparsity: float, tools: CurveTools
+) -> tuple[PyTree, dict[str, float]]:
+    """The pruned variables, and columns of what is kept."""
+    found = pruner.at(sparsity, macs=tools.macs)
+    kept = {name: float(share) for name, share in found.kept.items()}
+    pruned = variables | {"params": found.params}
+    return pruned, {"achieved_sparsity": 1 - kept["units_kept"]} | kept | tools.compact(pruned)
 
 
 def _attempt(work: Callable[[], Any]) -> tuple[Any, str]:
@@ -108,13 +96,9 @@ def _attempt(work: Callable[[], Any]) -> tuple[Any, str]:
         return None, f"{type(error).__name__}: {error}".partition("\n")[0].strip()
 
 
-def _measured(
-    pruned: PyTree,
-    mend: Callable[[PyTree], PyTree],
-    measure: Callable[[PyTree], dict[str, float]],
-) -> dict[str, Any]:
+def _measured(pruned: PyTree, recovery: str, tools: CurveTools) -> dict[str, Any]:
     """The numbers of one point, or an error instead."""
-    numbers, error = _attempt(lambda: measure(mend(pruned)))
+    numbers, error = _attempt(lambda: tools.evaluate(tools.mend(recovery, pruned)))
     if error:
         return {"error": error}
     # A class without examples has no accuracy, and that is no failure.

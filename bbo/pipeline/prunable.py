@@ -4,7 +4,7 @@ import jax
 
 from bbo import pruning, trees
 from bbo.noise.configured import create_regulariser
-from bbo.settings.catalog import QUIRKY_NORM_SCALES
+from bbo.settings.catalog import MODELS, parse_model
 from bbo.settings.config import ExperimentConfig
 from bbo.types import Params, UsageError
 
@@ -16,8 +16,7 @@ def prunable(config: ExperimentConfig, granularity: str) -> trees.Selector:
     their names: all of a VGG's, and those behind the projection shortcuts of a ResNet.
     """
     kernels = config.pruning.prune_on or pruning.convolutions
-    family = config.model.model.rstrip("0123456789_")
-    quirk = QUIRKY_NORM_SCALES.get(family)
+    quirk = MODELS[parse_model(config.model.model)[0]].quirky_scales
     if not (config.pruning.prune_norm_scales and granularity == "filter" and quirk):
         return kernels
     scales, is_kernel = trees.compile_pattern(quirk), trees.matcher(kernels)

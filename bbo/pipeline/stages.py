@@ -82,12 +82,8 @@ def _point(
 
 def _masks(run: Run, variables: PyTree, poll: Poll, sparsity: float) -> Masks:
     """What is left at a sparsity: like the parameters, a bool for each number."""
-    config, tools = run.config.pruning, curve_tools(run, variables, poll)
-    scored = tools.scores(*config.granularity)
-    ranked = pruning.ranks(scored, scope=config.scope)
-    counts = pruning.drop_counts(scored, sparsity, scope=config.scope)
-    params = variables["params"]
-    masks = pruning.masks(params, ranked, counts, meaning=config.meaning, norm=tools.norms)
+    pruner = curve_tools(run, variables, poll).prepare(*run.config.pruning.granularity)
+    params, masks = variables["params"], pruner.masks(sparsity)
     return jax.tree.map(lambda leaf, mask: jnp.broadcast_to(mask, leaf.shape), params, masks)
 
 

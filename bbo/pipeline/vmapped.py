@@ -1,40 +1,22 @@
 """Several runs that differ in seed or strength of noise, trained as one vmapped computation."""
 
-import contextlib
 import dataclasses
-import itertools
 import pathlib
-import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bbo.pipeline.compiled import Images, create_members_step
-from bbo.pipeline.epoch_log import WriteEpoch, recorder, tell
-from bbo.pipeline.loop import finish_epoch, is_due
-from bbo.pipeline.progress import Metrics, Progress, beginning, pack, unpack
+from bbo.pipeline.loop import Steps, Together, train
+from bbo.pipeline.progress import Progress
 from bbo.pipeline.run import Run, spread_over_devices, training_choices
 from bbo.settings.config import ExperimentConfig
-from bbo.training import checkpoint, preemption
-from bbo.training.devices import AHEAD
-from bbo.training.preemption import Poll, ShouldStop
+from bbo.training.preemption import ShouldStop
 from bbo.training.step import TrainState
-from bbo.types import Array, Preempted, PyTree, UsageError
-
-
-class Members(NamedTuple):
-    """How far training has come, of all members."""
-
-    state: TrainState
-    """Of all: each array has a first axis over the members."""
-    members: list[Progress]
-    """As they were at the beginning of the epoch."""
-    collected: list[Metrics]
-    """Of the calls since then: arrays whose last axis is over the members."""
-    seconds: float
+from bbo.types import Array, PyTree, UsageError
 
 
 def check_alike(configs: Sequence[ExperimentConfig]) -> None:
@@ -85,42 +67,18 @@ def train_together(
       Preempted: by ``should_stop``; all has been saved.
       RunError: the loss of a member is no longer a number.
     """
-    with contextlib.ExitStack() as stack:
-        managers = [stack.enter_context(checkpoint.open_checkpoints(path)) for path in folders]
-        restored = [
-            checkpoint.restore_newest(manager, pack(run, beginning(run)))
-            for manager, run in zip(managers, members, strict=True)
-        ]
-        found = [unpack(run, tree) for run, (_, tree) in zip(members, restored, strict=True)]
-        if len({(progress.epochs, len(progress.collected)) for progress in found}) > 1:
-            tell("the runs were interrupted at different steps: each goes on alone")
-            return
-        recorders = [
-            stack.enter_context(recorder(run, path, progress, shown=run is members[0]))
-            for run, path, progress in zip(members, folders, found, strict=True)
-        ]
-        show = recorders[0][1]
-        poll = preemption.poller(should_stop, max(count for count, _ in restored))
+    train(members, folders, steps_of(members), should_stop)
 
-        def save(count: int, group: Members) -> None:
-            for run, manager, progress in zip(members, managers, _separate(group), strict=True):
-                checkpoint.save(manager, count, pack(run, progress))
 
-        config = members[0].config.train
-        group = start = _together(found)
-        try:
-            for group in _advance(members, start, [record for record, _ in recorders], poll):
-                first = group.members[0]._replace(collected=group.collected)
-                show(first)
-                count = poll()
-                if is_due(config.checkpoint_every, config.epochs, first):
-                    save(count, group)
-        except Preempted as stop:
-            save(stop.args[0], group)
-            raise
-        finally:
-            for manager in managers:
-                manager.wait_until_finished()
+def steps_of(members: Sequence[Run]) -> Steps:
+    """The training steps of all, as one program."""
+    step, images, rates = create_step(members)
+    return Steps(
+        batches=lambda epoch: training_batches(members, epoch),
+        step=lambda state, batch: step(state, images, batch, rates),
+        join=_join,
+        part=_part,
+    )
 
 
 def create_step(members: Sequence[Run]) -> tuple[Callable[..., Any], Images, Array]:
@@ -148,31 +106,9 @@ def stack_states(states: Sequence[TrainState]) -> TrainState:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
 
 
-def _advance(
-    members: Sequence[Run], group: Members, records: Sequence[WriteEpoch], poll: Poll
-) -> Iterator[Members]:
-    """The training loop of ``fitting``, of all members in step."""
-    step, images, rates = create_step(members)
-    for epoch in range(group.members[0].epochs + 1, members[0].config.train.epochs + 1):
-        started = time.monotonic() - group.seconds
-        batches = training_batches(members, epoch)
-        for batch in itertools.islice(batches, len(group.collected), None):
-            state, means = step(group.state, images, batch, rates)
-            group.collected.append(means)
-            jax.block_until_ready(group.collected[-AHEAD:][0])
-            group = group._replace(state=state, seconds=time.monotonic() - started)
-            yield group
-        finished = [
-            finish_epoch(run, progress, record, poll, started)
-            for run, progress, record in zip(members, _separate(group), records, strict=True)
-        ]
-        group = Members(group.state, finished, [], 0.0)
-        yield group
-
-
-def _together(found: Sequence[Progress]) -> Members:
+def _join(found: Sequence[Progress]) -> Together:
     calls = zip(*(progress.collected for progress in found), strict=True)
-    return Members(
+    return Together(
         stack_states([progress.state for progress in found]),
         [progress._replace(collected=[]) for progress in found],
         [jax.tree.map(lambda *values: np.stack(values, axis=-1), *call) for call in calls],
@@ -180,7 +116,7 @@ def _together(found: Sequence[Progress]) -> Members:
     )
 
 
-def _separate(group: Members) -> list[Progress]:
+def _part(group: Together) -> list[Progress]:
     collected = jax.device_get(group.collected)
     return [
         progress._replace(

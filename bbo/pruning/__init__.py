@@ -10,9 +10,11 @@ Kernels are ``[kh, kw, in, out]``, filters on the last axis.
 
 from bbo.pruning.criteria import convolutions, eligible, norm_of, scores
 from bbo.pruning.masking import apply_masks, masks
+from bbo.pruning.pruner import Pruner, prepare, prune
 from bbo.pruning.ranking import drop_counts, kept_fraction, ranks
 
 __all__ = [
+    "Pruner",
     "apply_masks",
     "convolutions",
     "drop_counts",
@@ -20,6 +22,8 @@ __all__ = [
     "kept_fraction",
     "masks",
     "norm_of",
+    "prepare",
+    "prune",
     "ranks",
     "scores",
 ]

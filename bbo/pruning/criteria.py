@@ -2,13 +2,14 @@
 
 import math
 import zlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from bbo import trees
-from bbo.settings.catalog import CRITERIA, FILTER_CRITERIA, UNITS
+from bbo.settings.catalog import CRITERIA, UNITS
 from bbo.trees import wide
 from bbo.types import Array, Params, Rng, UsageError, require, require_one_of
 
@@ -44,15 +45,89 @@ def norm_of(kernel_name: str) -> str:
     return kernel_name.rpartition("/")[0] + "_norm"
 
 
-def _norm_scales(params: Params, name: str) -> Array:
-    leaves = trees.flatten(params)
-    scale = norm_of(name) + "/scale"
+class Unit(NamedTuple):
+    """A parameter whose units are to be scored, and what scores may depend on."""
+
+    name: str
+    weights: Array
+    """In float32 at least; filters on the last axis."""
+    axes: tuple[int, ...]
+    """Those that make up one unit: none for single weights, all but the last for filters."""
+    gradient: Array | None
+    """Of the loss, like ``weights``."""
+    rng: Rng
+    """A key of its own; None if there is none."""
+    params: Params
+    """The whole network."""
+
+
+Criterion = Callable[[Unit], Array]
+"""The score of each unit: the shape of the weights without ``axes``."""
+
+
+def l1(unit: Unit) -> Array:
+    """Sum of magnitudes."""
+    return jnp.sum(jnp.abs(unit.weights), axis=unit.axes)
+
+
+def l2(unit: Unit) -> Array:
+    """Euclidean norm."""
+    if not unit.axes:
+        return l1(unit)
+    return jnp.sqrt(jnp.sum(jnp.square(unit.weights), axis=unit.axes))
+
+
+def norm_scale(unit: Unit) -> Array:
+    """Magnitude of the BatchNorm scale behind the filter (Liu et al. 2017, arXiv 1708.06519)."""
+    if unit.weights.ndim == 1:
+        return l2(unit)
+    leaves = trees.flatten(unit.params)
+    scale = norm_of(unit.name) + "/scale"
     if scale not in leaves:
         raise UsageError(
-            f"criterion 'norm_scale' needs a norm layer behind every convolution, and {name} "
+            f"criterion 'norm_scale' needs a norm layer behind every convolution, and {unit.name} "
             f"has none ({scale}); select others (prune_on) or another criterion"
         )
     return jnp.abs(wide(leaves[scale]))
+
+
+def taylor(unit: Unit) -> Array:
+    """Squared first-order change of the loss, ``(sum w dL/dw)**2``.
+
+    Average the scores over mini-batches. References: Molchanov et al. 2019 (arXiv 1906.10771).
+    """
+    if unit.gradient is None:
+        raise UsageError("criterion 'taylor' needs the argument gradients")
+    return jnp.square(jnp.sum(unit.weights * wide(unit.gradient), axis=unit.axes))
+
+
+def geometric_median(unit: Unit) -> Array:
+    """Sum of the distances from each filter to all others (He et al. 2019, arXiv 1811.00250)."""
+    if unit.weights.ndim == 1:
+        return l2(unit)
+    filters = unit.weights.reshape(-1, unit.weights.shape[-1])
+    squares = jnp.sum(jnp.square(filters), axis=0)
+    apart = squares[:, None] + squares[None, :] - 2 * filters.T @ filters
+    return jnp.sum(jnp.sqrt(jnp.maximum(apart, 0)), axis=0)
+
+
+def random(unit: Unit) -> Array:
+    """Uniform numbers."""
+    if unit.rng is None:
+        raise UsageError("criterion 'random' needs the argument rng")
+    shape = unit.weights.shape[len(unit.axes) :]
+    return jax.random.uniform(unit.rng, (math.prod(shape),)).reshape(shape)
+
+
+FUNCTIONS: dict[str, Criterion] = {
+    "l2": l2,
+    "l1": l1,
+    "norm_scale": norm_scale,
+    "taylor": taylor,
+    "geometric_median": geometric_median,
+    "random": random,
+}
+"""What computes each of ``catalog.CRITERIA``."""
 
 
 def _unit_axes(leaf: Array, granularity: str) -> tuple[int, ...]:
@@ -62,18 +137,10 @@ def _unit_axes(leaf: Array, granularity: str) -> tuple[int, ...]:
     return tuple(range(leaf.ndim - {"filter": 1, "kernel": 2}[granularity]))
 
 
-def _distance_to_others(kernel: Array) -> Array:
-    """Sum of Euclidean distances from each filter to all others: small near the median."""
-    filters = kernel.reshape(-1, kernel.shape[-1])
-    squares = jnp.sum(jnp.square(filters), axis=0)
-    apart = squares[:, None] + squares[None, :] - 2 * filters.T @ filters
-    return jnp.sum(jnp.sqrt(jnp.maximum(apart, 0)), axis=0)
-
-
 def scores(
     params: Params,
     *,
-    criterion: str,
+    criterion: str | Criterion,
     granularity: str,
     on: trees.Selector = convolutions,
     gradients: Params | None = None,
@@ -83,11 +150,7 @@ def scores(
 
     Args:
       params: the network.
-      criterion: ``l1``, ``l2`` (norm of the unit); ``norm_scale`` (magnitude of the BatchNorm
-        scale behind the filter; Liu et al. 2017, arXiv 1708.06519); ``taylor`` (squared
-        first-order change of the loss, ``(sum w dL/dw)**2``; Molchanov et al. 2019, arXiv
-        1906.10771; average the scores over mini-batches); ``geometric_median`` (distance to the
-        other filters; He et al. 2019, arXiv 1811.00250); ``random``.
+      criterion: one of ``catalog.CRITERIA``, see the functions above, or a function of its own.
       granularity: ``weight``, ``kernel`` or ``filter``.
       on: which parameters; vectors among them (norm scales) are ranked by magnitude.
       gradients: of the loss, like ``params``; for ``taylor``.
@@ -97,34 +160,29 @@ def scores(
       by name: ``[out]`` for filters, ``[in, out]`` for kernels, the kernel's shape for weights.
 
     Raises:
-      UsageError: a criterion that needs what is not there.
+      UsageError: a criterion that needs what is not there, or gives scores of another shape.
+
+    >>> params = {"conv": {"kernel": jnp.arange(4.0).reshape(1, 1, 2, 2)}}
+    >>> largest = lambda unit: jnp.max(jnp.abs(unit.weights), axis=unit.axes)
+    >>> scores(params, criterion=largest, granularity="filter")
+    {'conv/kernel': Array([2., 3.], dtype=float32)}
     """
-    require_one_of(CRITERIA, "criterion", criterion)
     require_one_of(UNITS, "granularity", granularity)
-    if criterion in FILTER_CRITERIA:
-        require(granularity == "filter", "granularity", granularity, f"'filter' for {criterion}")
-    for name, needs, given in (("taylor", "gradients", gradients), ("random", "rng", rng)):
-        if criterion == name and given is None:
-            raise UsageError(f"criterion {name!r} needs the argument {needs}")
-    slopes = trees.flatten(gradients) if criterion == "taylor" else {}
-
-    def score(name: str, leaf: Array) -> Array:
-        axes, leaf = _unit_axes(leaf, granularity), wide(leaf)
-        if criterion == "taylor":
-            return jnp.square(jnp.sum(leaf * wide(slopes[name]), axis=axes))
-        if criterion == "random":
-            return _random(jax.random.fold_in(rng, zlib.crc32(name.encode())), leaf, axes)
-        if criterion == "norm_scale" and leaf.ndim > 1:
-            return _norm_scales(params, name)
-        if criterion == "geometric_median" and leaf.ndim > 1:
-            return _distance_to_others(leaf)
-        if criterion == "l1" or not axes:
-            return jnp.sum(jnp.abs(leaf), axis=axes)
-        return jnp.sqrt(jnp.sum(jnp.square(leaf), axis=axes))
-
-    return {name: score(name, leaf) for name, leaf in eligible(params, on).items()}
-
-
-def _random(key: Rng, leaf: Array, axes: tuple[int, ...]) -> Array:
-    shape = leaf.shape[len(axes) :]
-    return jax.random.uniform(key, (math.prod(shape),)).reshape(shape)
+    if isinstance(criterion, str):
+        require_one_of(CRITERIA, "criterion", criterion)
+        allowed = " or ".join(map(repr, CRITERIA[criterion]))
+        known = granularity in CRITERIA[criterion]
+        require(known, "granularity", granularity, f"{allowed} for {criterion}")
+    function = FUNCTIONS[criterion] if isinstance(criterion, str) else criterion
+    slopes = trees.flatten(gradients) if gradients is not None else {}
+    found = {}
+    for name, leaf in eligible(params, on).items():
+        key = None if rng is None else jax.random.fold_in(rng, zlib.crc32(name.encode()))
+        axes = _unit_axes(leaf, granularity)
+        found[name] = function(Unit(name, wide(leaf), axes, slopes.get(name), key, params))
+        if found[name].shape != leaf.shape[len(axes) :]:
+            raise UsageError(
+                f"the criterion gives scores of shape {found[name].shape} for {name}; they must "
+                f"be {leaf.shape[len(axes) :]}, one for each {granularity}"
+            )
+    return found

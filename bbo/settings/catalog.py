@@ -1,6 +1,13 @@
-"""The names that exist: datasets and their facts, regularisers, criteria. Imports nothing heavy."""
+"""The names that exist, a table for each kind, and what settings depend on. Imports nothing heavy.
 
+A table here and one of functions elsewhere are all that a new name has to be entered in.
+"""
+
+import re
+from collections.abc import Callable
 from typing import NamedTuple
+
+from bbo.types import UsageError
 
 
 class DatasetInfo(NamedTuple):
@@ -29,27 +36,92 @@ DATASETS = {
         (32, 32, 3), 10, (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), 4, False
     ),
 }
-REGULARISERS = (
-    "none",
-    "batch_bridgeout",
-    "bridgeout",
-    "group_bridgeout",
-    "dropconnect",
-    "dropout",
-    "sparseout",
-    "targeted_dropout",
-    "shakeout",
-)
+_WEIGHTS = ("noise_on",)
+_TARGETED = ("target_fraction", "target_unit", *_WEIGHTS)
+_MAPS = ("activation_target_fraction",)
+REGULARISERS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "batch_bridgeout": ("rate", "q", *_TARGETED),
+    "bridgeout": ("rate", "q", *_WEIGHTS),
+    "group_bridgeout": ("rate", "q", *_WEIGHTS),
+    "dropconnect": ("rate", *_WEIGHTS),
+    "dropout": ("rate", *_MAPS),
+    "sparseout": ("rate", "q", *_MAPS),
+    "targeted_dropout": ("rate", *_TARGETED),
+    "shakeout": ("rate", "shakeout_c", *_WEIGHTS),
+}
+"""The settings of noise that have an effect, by regulariser. Made by ``noise.configured``."""
 UNITS = ("weight", "kernel", "filter")
 SCOPES = ("local", "layer", "global", "group")
 MEANINGS = ("published", "clean")
-CRITERIA = ("l2", "l1", "norm_scale", "taylor", "geometric_median", "random")
-FILTER_CRITERIA = ("norm_scale", "geometric_median")
-"""Criteria that exist for whole filters only."""
-RECOVERIES = ("none", "batch_norm", "bias", "least_squares")
-LAYERWISE = {"bias", "least_squares"}
-"""Recoveries that restore what layers put out before they were pruned."""
+CRITERIA: dict[str, tuple[str, ...]] = {
+    "l2": UNITS,
+    "l1": UNITS,
+    "norm_scale": ("filter",),
+    "taylor": UNITS,
+    "geometric_median": ("filter",),
+    "random": UNITS,
+}
+"""The units that each criterion scores. Computed by ``pruning.criteria``."""
+RECOVERIES = {"none": False, "batch_norm": False, "bias": True, "least_squares": True}
+"""Whether each restores what layers put out before they were pruned.
+
+Done by ``pruning.recovery.by_name``.
+"""
 SCHEDULES = ("cubic", "linear", "geometric")
 """Of the share removed after each of several pruning iterations."""
-QUIRKY_NORM_SCALES = {"vgg": r"_norm/scale$", "thin_resnet": r"shortcut_norm/scale$"}
-"""The BatchNorm scales, by network family, that the authors' program prunes by name accident."""
+
+
+class Family(NamedTuple):
+    """Networks whose names differ in their numbers. Built by ``models.create``."""
+
+    accepts: Callable[[tuple[int, ...]], bool]
+    """Whether there is a network of these numbers."""
+    text: str
+    """Which are, for people."""
+    least_pixels: int = 1
+    """Height and width of the smallest image that it can take."""
+    quirky_scales: str = ""
+    """The BatchNorm scales that the authors' program prunes by name accident; empty: none."""
+
+
+MODELS = {
+    "small_cnn": Family(lambda numbers: numbers == (), "small_cnn"),
+    "vgg": Family(
+        lambda numbers: numbers in [(11,), (13,), (16,), (19,)],
+        "vgg11, vgg13, vgg16, vgg19",
+        least_pixels=32,
+        quirky_scales=r"_norm/scale$",
+    ),
+    "thin_resnet": Family(
+        lambda numbers: numbers in [(18,), (34,)],
+        "thin_resnet18, thin_resnet34",
+        quirky_scales=r"shortcut_norm/scale$",
+    ),
+    "resnet": Family(
+        lambda numbers: numbers in [(18,), (34,), (50,)], "resnet18, resnet34, resnet50"
+    ),
+    "wrn": Family(
+        lambda n: len(n) == 2 and n[0] >= 10 and n[0] % 6 == 4 and 1 <= n[1] <= 99,
+        "wrnDEPTH_WIDTH such as wrn28_10 (DEPTH 10, 16, 22, 28, ...: 6n + 4; WIDTH 1 to 99)",
+    ),
+}
+
+
+def parse_model(model: str) -> tuple[str, tuple[int, ...]]:
+    """The family of a network and the numbers in its name.
+
+    Raises:
+      UsageError: there is no such network.
+
+    >>> parse_model("thin_resnet34"), parse_model("wrn28_10"), parse_model("small_cnn")
+    (('thin_resnet', (34,)), ('wrn', (28, 10)), ('small_cnn', ()))
+    """
+    name = model.rstrip("0123456789_")
+    rest = model.removeprefix(name)
+    if name in MODELS and re.fullmatch(r"(\d{1,3}(_\d{1,3})*)?", rest):
+        numbers = tuple(int(digits) for digits in re.findall(r"\d+", rest))
+        if MODELS[name].accepts(numbers):
+            return name, numbers
+    texts = ", ".join(family.text for family in MODELS.values())
+    raise UsageError(f"model is {model!r}; it must be one of {texts}")

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from bbo.settings.catalog import DATASETS, FILTER_CRITERIA, LAYERWISE
+from bbo.settings.catalog import CRITERIA, DATASETS, MODELS, RECOVERIES, parse_model
 from bbo.settings.sections import (
     DataConfig,
     IterationConfig,
@@ -46,10 +46,10 @@ class ExperimentConfig:
 
     def __post_init__(self):
         size = DATASETS[self.data.dataset].image_shape[0]
-        name = self.model.model
-        if name.startswith("vgg") and size < 32:
+        least = MODELS[parse_model(self.model.model)[0]].least_pixels
+        if size < least:
             raise UsageError(
-                f"model {name} halves the image five times and needs 32x32 pixels; "
+                f"model {self.model.model} needs images of {least}x{least} pixels; "
                 f"{self.data.dataset} has {size}x{size}; take small_cnn or a resnet"
             )
         if self.train.select == "best_validation" and self.data.validation_fraction == 0:
@@ -62,10 +62,11 @@ class ExperimentConfig:
                 "prune_norm_scales belongs to meaning 'published'; "
                 "a clean filter takes its own scale with it and no other"
             )
-        if self.pruning.criterion in FILTER_CRITERIA and self.pruning.granularity != ("filter",):
+        scored = CRITERIA[self.pruning.criterion]
+        if set(self.pruning.granularity) - set(scored):
             raise UsageError(
-                f"criterion {self.pruning.criterion!r} scores whole filters; "
-                "set granularity to 'filter'"
+                f"criterion {self.pruning.criterion!r} scores whole {' and '.join(scored)}s; "
+                f"set granularity to {','.join(scored)!r}"
             )
         if self.pruning.scope == "group" and self.pruning.granularity != ("filter",):
             raise UsageError("scope 'group' prunes whole filters; set granularity to 'filter'")
@@ -76,9 +77,10 @@ class ExperimentConfig:
                 "prune_iterations trains what is left of one pruning; set granularity to one of "
                 + ", ".join(self.pruning.granularity)
             )
-        if self.iterations.prune_iterations > 1 and set(self.pruning.recovery) & LAYERWISE:
+        layerwise = [name for name in self.pruning.recovery if RECOVERIES[name]]
+        if self.iterations.prune_iterations > 1 and layerwise:
             raise UsageError(
-                f"recovery {' and '.join(sorted(LAYERWISE))} mend what was not trained since it "
+                f"recovery {' and '.join(layerwise)} mends what was not trained since it "
                 "was pruned; with prune_iterations set recovery to none, batch_norm or both"
             )
 

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from bbo.types import UsageError, require, require_one_of
@@ -18,7 +18,9 @@ KINDS = {
 """The types that settings have, in words."""
 
 
-def setting(default: Any, help: str, *, one_of: tuple = (), some_of: tuple = ()) -> Any:
+def setting(
+    default: Any, help: str, *, one_of: Collection[str] = (), some_of: Collection[str] = ()
+) -> Any:
     """A field of a frozen dataclass.
 
     Args:

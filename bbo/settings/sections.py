@@ -5,7 +5,6 @@ unique over all sections, so that a flag needs no prefix.
 """
 
 import dataclasses
-import re
 
 from bbo.settings.catalog import (
     CRITERIA,
@@ -16,20 +15,16 @@ from bbo.settings.catalog import (
     SCHEDULES,
     SCOPES,
     UNITS,
+    parse_model,
 )
 from bbo.settings.fields import check_choices, check_pattern, check_range, setting
-from bbo.types import require
-
-MODEL_PATTERN = re.compile(
-    r"vgg(11|13|16|19)|thin_resnet(18|34)|resnet(18|34|50)|wrn[0-9]{1,3}_[0-9]{1,2}|small_cnn"
-)
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """Which images, from where, and how they are split."""
 
-    dataset: str = setting("digits", "images to learn", one_of=tuple(DATASETS))
+    dataset: str = setting("digits", "images to learn", one_of=DATASETS)
     data_dir: str = setting(
         "~/tensorflow_datasets", "folder of prepared TensorFlow datasets (not used by digits)"
     )
@@ -65,16 +60,7 @@ class ModelConfig:
     )
 
     def __post_init__(self):
-        matched = MODEL_PATTERN.fullmatch(self.model)
-        allowed = (
-            "small_cnn, vgg11, vgg13, vgg16, vgg19, thin_resnet18, thin_resnet34, resnet18, "
-            "resnet34, resnet50 or wrnDEPTH_WIDTH such as wrn28_10 (WIDTH at most 99)"
-        )
-        require(matched is not None, "model", self.model, allowed)
-        if self.model.startswith("wrn"):
-            depth, widen = (int(number) for number in self.model[3:].split("_"))
-            allowed = "wrnDEPTH_WIDTH with DEPTH = 10, 16, 22, 28, ... (6n + 4) and WIDTH >= 1"
-            require(depth >= 10 and depth % 6 == 4 and widen >= 1, "model", self.model, allowed)
+        parse_model(self.model)
         momentum = (lambda v: 0 <= v < 1, "in [0, 1)")
         check_range(
             self,

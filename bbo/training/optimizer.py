@@ -26,25 +26,17 @@ def learning_rate_schedule(
         cosine = optax.warmup_cosine_decay_schedule(
             0.0 if warmup else config.learning_rate, config.learning_rate, warmup, steps
         )
-        # With a whole number it relies on implicit promotion, which may be forbidden.
-        return lambda count: cosine(jnp.asarray(count, jnp.float32))
+        return _of_float(cosine)
     factors: dict[int, float] = {}
     for milestone in config.milestones:
         step = max(1, round(milestone * epochs)) * steps_per_epoch
         factors[step] = factors.get(step, 1.0) * config.decay_factor
-    return _step_schedule(config.learning_rate, factors)
+    return _of_float(optax.piecewise_constant_schedule(config.learning_rate, factors))
 
 
-def _step_schedule(initial: float, factors: dict[int, float]) -> optax.Schedule:
-    """Multiplied by ``factors[step]`` from that step on."""
-
-    def schedule(count: Array) -> Array:
-        rate = jnp.asarray(initial, jnp.float32)
-        for step, factor in factors.items():
-            rate = jnp.where(count >= step, rate * factor, rate)
-        return rate
-
-    return schedule
+def _of_float(schedule: optax.Schedule) -> optax.Schedule:
+    """With a whole number it relies on implicit promotion, which may be forbidden."""
+    return lambda count: schedule(jnp.asarray(count, jnp.float32))
 
 
 class ResetState(NamedTuple):

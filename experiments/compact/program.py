@@ -82,15 +82,14 @@ def main(values: flags.FlagValues) -> None:
     folder, out = (pathlib.Path(values[name].value).expanduser() for name in ("workdir", "out"))
     xla.prepare(fusions=False)
     # Only now the heavy part: a mistake is told within a second.
-    from bbo.pipeline import loop as fitting
     from bbo.pipeline import run as runs
+    from bbo.pipeline.finished import read_network, read_run
     from bbo.pipeline.shrinking import gradual as stepwise
     from bbo.pipeline.shrinking import shrink as shrinking
     from bbo.pipeline.shrinking.goal import Goal as Target
-    from experiments.report import finished_runs as study
 
-    config = shrinking.for_removal(study.read_run(folder, folder.name).config, **settings)
-    dense = fitting.read_network(folder).variables
+    config = shrinking.for_removal(read_run(folder, folder.name).config, **settings)
+    dense = read_network(folder).variables
     images, seconds = values["latency_batch_size"].value, values["seconds"].value
     timed = {"latency_batch_size": images} if measure_of == "latency" else {}
     shrunk = stepwise.shrink_gradually(
@@ -193,14 +192,12 @@ def training(values: flags.FlagValues, config: Any, out: pathlib.Path) -> Callab
 
 def networks_of(run: Any, variables: dict[str, Any]) -> dict[str, Any]:
     """Each set of variables with the function that runs it."""
+    from bbo.compaction.timing import Timed
     from bbo.models import create as models
-    from bbo.pipeline.shrinking import shrink as shrinking
-    from experiments.compact import savings
+    from bbo.pipeline.compiled import model_of
 
     return {
-        name: savings.Network(
-            shrinking.rebuild(run.config, models.kept_channels(of["params"])).apply, of
-        )
+        name: Timed(model_of(run.config, kept=models.kept_channels(of["params"])).apply, of)
         for name, of in variables.items()
     }
 
@@ -237,6 +234,7 @@ def measure(
     """Writes ``cost.csv``, ``latency.csv`` and ``cost.png``; gives the table."""
     import pandas as pd
 
+    from bbo.compaction import timing
     from bbo.pipeline import curve_file as report
     from bbo.pipeline.shrinking import shrink as shrinking
     from experiments.compact import savings
@@ -246,14 +244,14 @@ def measure(
     counts = {
         name: savings.counted(network, shape, max(sizes)) for name, network in networks.items()
     }
-    runtimes = {"jax": {name: savings.jax_call(of) for name, of in networks.items()}}
+    runtimes = {"jax": {name: timing.jax_call(of) for name, of in networks.items()}}
     files = {"dense": out / "dense.onnx", "compact": out / "network.onnx"}
     if "onnx" in values["format"].value:
         for name, path in files.items():
             counts[name]["bytes of ONNX"] = path.stat().st_size
-        runtimes["onnxruntime"] = {name: savings.onnx_call(path) for name, path in files.items()}
+        runtimes["onnxruntime"] = {name: timing.onnx_call(path) for name, path in files.items()}
     images = shrinking.example_images(run, max(sizes))
-    times = savings.latencies(runtimes, images, batch_sizes=sizes, seconds=values["seconds"].value)
+    times = timing.latencies(runtimes, images, batch_sizes=sizes, seconds=values["seconds"].value)
     found = savings.table(counts, times)
     for name, rows in (("latency", times), ("cost", found)):
         write_text(out / f"{name}.csv", pd.DataFrame(rows).to_csv(index=False))

@@ -131,7 +131,7 @@ def grouped(runs: Sequence[FinishedRun]) -> list[Method]:
 
 
 def _rank(noise: str) -> int:
-    return REGULARISERS.index(noise)
+    return list(REGULARISERS).index(noise)
 
 
 def points_of(groups: Sequence[Method]) -> pd.DataFrame:

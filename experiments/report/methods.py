@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from bbo.settings.catalog import REGULARISERS
 from bbo.settings.config import ExperimentConfig, to_json
 from bbo.settings.workdir import PLACES
 
@@ -14,19 +15,6 @@ POINTS = ("sparsities", "granularity", "recovery")
 """Settings that say at which points a network is measured, and change no number there."""
 NO_PART = ("seed", *PLACES, "parallel", "checkpoint_every", *POINTS)
 """Settings that make no other method: what changes nothing but rounding, the seed, the points."""
-_TARGETED, _MAPS = ("target_fraction", "target_unit"), ("activation_target_fraction",)
-USED = {
-    "none": (),
-    "batch_bridgeout": ("rate", "q", *_TARGETED, "noise_on"),
-    "bridgeout": ("rate", "q", "noise_on"),
-    "group_bridgeout": ("rate", "q", "noise_on"),
-    "dropconnect": ("rate", "noise_on"),
-    "dropout": ("rate", *_MAPS),
-    "sparseout": ("rate", "q", *_MAPS),
-    "targeted_dropout": ("rate", *_TARGETED, "noise_on"),
-    "shakeout": ("rate", "shakeout_c", "noise_on"),
-}
-"""The settings of noise that have an effect, by regulariser; see ``create_regulariser``."""
 
 
 def problem_of(settings: dict[str, Any]) -> tuple[str, str, float]:
@@ -36,7 +24,7 @@ def problem_of(settings: dict[str, Any]) -> tuple[str, str, float]:
 
 def settings_of(config: ExperimentConfig) -> dict[str, Any]:
     """The settings that make the method of a run, by name; None for those without effect in it."""
-    used = ("noise", *USED[config.noise.noise])
+    used = ("noise", *REGULARISERS[config.noise.noise])
     sections = to_json(config)
     sections["noise"] = {
         name: value if name in used else None for name, value in sections["noise"].items()

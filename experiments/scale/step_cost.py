@@ -122,8 +122,8 @@ def step_shapes(
     """The training step and its arguments, as ``jax.ShapeDtypeStruct`` with shardings.
 
     Args:
-      config: all settings; ``step.batch_size`` is that of all devices together; one step is looked
-        at, whatever ``step.steps_per_call``.
+      config: all settings; ``train.batch_size`` is that of all devices together; one step is looked
+        at, whatever ``train.steps_per_call``.
       mesh: the devices.
       num_images: in the data set.
 

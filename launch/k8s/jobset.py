@@ -4,7 +4,6 @@ API: jobset.sigs.k8s.io/docs/reference (v1alpha2), and batch/v1 of Kubernetes fo
 """
 
 import hashlib
-import json
 import math
 import pathlib
 import re
@@ -203,35 +202,3 @@ def _container(pods: Pods, arguments: Sequence[str]) -> dict[str, Any]:
 def _filled(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Without fields that are not given."""
     return {name: value for name, value in fields.items() if value not in (None, "", {}, [])}
-
-
-def to_yaml(manifest: Mapping[str, Any]) -> str:
-    """A manifest as YAML; scalars are written as JSON, which is a part of YAML.
-
-    >>> print(to_yaml({"kind": "Pod", "spec": {"command": ["a", "b: c"], "volumes": [{"x": 1}]}}))
-    kind: "Pod"
-    spec:
-      command:
-        - "a"
-        - "b: c"
-      volumes:
-        - x: 1
-    """
-    return "\n".join(_lines(manifest))
-
-
-def _lines(tree: Any) -> list[str]:
-    if isinstance(tree, Mapping):
-        heads = [(f"{name}:", value) for name, value in tree.items()]
-    elif isinstance(tree, list):
-        heads = [("-", value) for value in tree]
-    else:
-        return [json.dumps(tree, ensure_ascii=False)]
-    found = []
-    for head, value in heads:
-        first, *rest = _lines(value)
-        if head != "-" and isinstance(value, Mapping | list):
-            found += [head, *(f"  {line}" for line in (first, *rest))]
-        else:
-            found += [f"{head} {first}", *(f"  {line}" for line in rest)]
-    return found

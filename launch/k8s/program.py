@@ -26,7 +26,7 @@ import pathlib
 import subprocess
 import sys
 from collections.abc import Iterable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import flags
 
@@ -181,7 +181,7 @@ def main(values: flags.FlagValues, spec: str, out: str) -> None:
     # Absent counts as ended.
     todo = [i for i in left if present.get(jobset.run_name(name, i), "ENDED") == "ENDED"]
     manifests = {
-        jobset.run_name(name, index): jobset.to_yaml(
+        jobset.run_name(name, index): _text(
             jobset.manifest(
                 pods,
                 name,
@@ -216,13 +216,18 @@ def _states_if_told(namespace: str, name: str) -> dict[str, str]:
         return {}
 
 
+def _text(manifest: dict[str, Any]) -> str:
+    """A document of YAML, of which JSON is a part; the line before tells kubectl that it is one."""
+    return "---\n" + json.dumps(manifest, indent=2, ensure_ascii=False)
+
+
 def _show(manifests: dict[str, str], replaced: list[str], counts: str) -> None:
     """Prints JobSets, for kubectl create, and to stderr what else would be done."""
     print(f"{counts} to submit", file=sys.stderr)
     if replaced:
         print(f"ended, and deleted first: {' '.join(replaced)}", file=sys.stderr)
     if manifests:
-        print("\n---\n".join(manifests.values()))
+        print("\n".join(manifests.values()))
 
 
 def _submit(namespace: str, manifests: dict[str, str], replaced: list[str]) -> None:
@@ -232,7 +237,7 @@ def _submit(namespace: str, manifests: dict[str, str], replaced: list[str]) -> N
         kubectl(namespace, "delete", JOBSETS, *replaced, "--cascade=foreground", "--wait")
     if manifests:
         # Not apply: it would patch a JobSet that came between, and take back what Kueue has set.
-        kubectl(namespace, "create", "--filename=-", given="\n---\n".join(manifests.values()))
+        kubectl(namespace, "create", "--filename=-", given="\n".join(manifests.values()))
 
 
 def begin() -> NoReturn:

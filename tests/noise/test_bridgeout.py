@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from bbo.noise import dropout, regulariser
+from bbo.noise import regulariser
 from bbo.noise import targeting as perturb
 from bbo.noise.bridgeout import EPSILON, bridgeout_perturb, group_perturb
+from bbo.noise.dropout import drop
 
 RATE = 0.3
 
@@ -27,7 +28,7 @@ def perturb_as_trained(w, keep, case):
         xi = jnp.where(perturb.weakest(w, fraction, "kernel"), regulariser.centred(keep, rate), 0.0)
         return bridgeout_perturb(w, xi, case["q"])
     mask = jax.vmap(lambda x: perturb.weakest_maps(x, fraction))(w)
-    return dropout.drop(w, jnp.where(mask, regulariser.centred(keep, rate), 0.0))
+    return drop(w, jnp.where(mask, regulariser.centred(keep, rate), 0.0))
 
 
 def layout_of(case):

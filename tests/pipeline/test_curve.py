@@ -8,6 +8,7 @@ import pytest
 from bbo import pruning, trees
 from bbo.pipeline import curve as curves
 from bbo.pipeline import run as runs
+from bbo.pruning.recovery.by_name import FUNCTIONS
 from bbo.settings.catalog import RECOVERIES
 from bbo.settings.config import ExperimentConfig, override
 
@@ -29,10 +30,8 @@ def pruned_run():
 
 def mended(run, dense, pruned, name):
     polls = []
-    batches = curves._recovery_batches(run)
-    recoveries = curves._recoveries(run, dense, batches, lambda: polls.append(1))
-    assert set(recoveries) == set(RECOVERIES)
-    return recoveries[name](pruned), len(polls)
+    context = curves.recovery_context(run, lambda: polls.append(1))
+    return FUNCTIONS[name](context, dense, pruned), len(polls)
 
 
 def test_recovery_batches_are_full_and_hold_no_held_out_image(pruned_run):
@@ -83,7 +82,7 @@ def test_recoveries_change_what_they_say_and_ask_before_each_batch(pruned_run):
 def test_multiply_adds_without_dead_channels(pruned_run):
     """8, 8, 16, 16 channels on images of 8x8 and 4x4: half of the outputs, and of the inputs."""
     run, dense, pruned = pruned_run
-    share = curves._compact_share(run, curves.find_channels(run, dense))
+    share = curves.curve_tools(run, dense, lambda: None).compact
     assert share(dense) == {"macs_compact": 1.0}
     left = 9 * 64 * (1 * 4 + 4 * 4) + 9 * 16 * (4 * 8 + 8 * 8) + 8 * 10
     whole = 9 * 64 * (1 * 8 + 8 * 8) + 9 * 16 * (8 * 16 + 16 * 16) + 16 * 10

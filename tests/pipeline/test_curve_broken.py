@@ -30,8 +30,8 @@ def broken_curve(fail, recovery=("none",), **broken):
         )
 
     tools = points.CurveTools(
-        scores=lambda unit: pruning.scores(variables["params"], criterion="l2", granularity=unit),
-        recoveries={"none": lambda v: v, "batch_norm": lambda v: 1 / 0},
+        prepare=lambda unit: pruning.prepare(variables["params"], granularity=unit),
+        mend=lambda name, pruned: pruned if name == "none" else 1 / 0,
         evaluate=measure,
         macs={"conv0/kernel": 100, "conv1/kernel": 300},
     )._replace(**broken)
@@ -65,10 +65,10 @@ def test_a_recovery_that_fails_leaves_the_other_one():
 
 
 def test_scores_that_fail_are_recorded_at_each_of_their_points():
-    def scores(unit):
+    def prepare(unit):
         raise RuntimeError(f"out of memory for {unit}s")
 
-    rows = broken_curve(lambda call: None, recovery=("none", "batch_norm"), scores=scores)
+    rows = broken_curve(lambda call: None, recovery=("none", "batch_norm"), prepare=prepare)
     assert [row["error"] for row in rows] == ["RuntimeError: out of memory for filters"] * 6
     assert [row["sparsity"] for row in rows] == [0.0, 0.0, 0.25, 0.25, 0.5, 0.5]
     assert all("units_kept" not in row and "test_loss" not in row for row in rows)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bbo import files
-from bbo.pipeline import progress
+from bbo.pipeline import loop, progress
 from bbo.pipeline import run as runs
 from bbo.pipeline import vmapped as members
 from bbo.pipeline.experiment import run_experiment, run_members
@@ -49,11 +49,12 @@ def test_each_member_takes_its_own_steps(noise):
             state, metrics = one.programs.train(state, one.images["train"], batch)
             losses.append(float(metrics["loss"]))
         alone.append((losses, jax.tree.map(np.asarray, (state.params, state.batch_stats))))
-    group = members._together([progress.beginning(one) for one in made])
+    steps = members.steps_of(made)
+    group = steps.join([progress.beginning(one) for one in made])
     poll = preemption.poller(preemption.never)
-    *_, group = itertools.islice(members._advance(made, group, [], poll), 5)
+    *_, group = itertools.islice(loop.advance(made, group, steps, [], poll), 5)
     assert len({tuple(losses) for losses, _ in alone}) == (2 if noise == "none" else 3)
-    for (losses, expected), member in zip(alone, members._separate(group), strict=True):
+    for (losses, expected), member in zip(alone, steps.part(group), strict=True):
         found = [float(step["loss"]) for step in member.collected]
         np.testing.assert_allclose(found, losses, rtol=1e-6)
         state = (member.state.params, member.state.batch_stats)

@@ -9,7 +9,7 @@ import pytest
 
 from bbo import pruning
 from bbo.pipeline.points import CurveTools, join_classes, pruning_curve
-from bbo.pruning import masking, pruner
+from bbo.pruning import pruner
 from bbo.settings.sections import PruningConfig
 from bbo.training import evaluation as evaluate
 
@@ -154,7 +154,7 @@ def curve():
 
 
 def draw_curve(monkeypatch):
-    traces = {"masks": 0, "ranks": 0, "evaluate": 0}
+    traces = {"masks": 0, "evaluate": 0}
 
     def count(module, name):
         original = getattr(module, name)
@@ -165,8 +165,8 @@ def draw_curve(monkeypatch):
 
         monkeypatch.setattr(module, name, counted)
 
-    count(masking, "masks")
-    count(pruning, "ranks")
+    count(pruner, "masks")
+    pruner._pruned.clear_cache()
 
     @jax.jit
     def measure(variables):
@@ -177,11 +177,10 @@ def draw_curve(monkeypatch):
     variables = make_variables()
     config = PruningConfig(sparsities=(0.0, 0.25, 0.5, 0.9), granularity=("filter", "weight"))
     tools = CurveTools(
-        scores=lambda unit: pruning.scores(variables["params"], criterion="l2", granularity=unit),
-        recoveries={
-            "none": lambda v: v,
-            "batch_norm": lambda v: v | {"batch_stats": {"mean": v["batch_stats"]["mean"] + 1}},
-        },
+        prepare=lambda unit: pruning.prepare(variables["params"], granularity=unit),
+        mend=lambda name, v: (
+            v if name == "none" else v | {"batch_stats": {"mean": v["batch_stats"]["mean"] + 1}}
+        ),
         evaluate=lambda v: {"test_top1": float(measure(v))},
         macs={"conv0/kernel": 100, "conv1/kernel": 300},
     )
@@ -191,7 +190,7 @@ def draw_curve(monkeypatch):
 def test_curve_is_traced_once_per_granularity_and_evaluated_by_one_program(curve):
     rows, traces, _ = curve
     assert len(rows) == 2 * 4 * 2
-    assert traces == {"masks": 2, "ranks": 2, "evaluate": 1}
+    assert traces == {"masks": 2, "evaluate": 1}
 
 
 def test_curve_rows(curve):

@@ -1,7 +1,7 @@
 """The network of a run, pruned, mended, and rebuilt without its dead channels."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from bbo import compaction, pruning, trees
+from bbo import compaction, pruning
 from bbo.compaction.channels import Channels, Cut
 from bbo.compaction.timing import Timed, jax_call
 from bbo.data.augmentation import normalize
-from bbo.models.create import create_model, kept_channels
+from bbo.models.create import kept_channels
+from bbo.pipeline.compiled import model_of
 from bbo.pipeline.curve import curve_tools, find_channels
-from bbo.pipeline.points import CurveTools
 from bbo.pipeline.prunable import prunable
 from bbo.pipeline.run import Run, accuracy_on, set_up
 from bbo.pipeline.shrinking.goal import Goal, out_of_reach, share_of_time, sparsities_for
@@ -79,18 +79,21 @@ def shrink(
     variables = replicate(variables, run.mesh)
     found = find_channels(run, variables)
     tools = curve_tools(run, variables, preemption.poller(preemption.never))
-    masked_at = _masked_at(run, variables, tools, round_to)
+    pruner = tools.prepare("filter")
     clock = clock or clock_of(run, variables, target) if target.measure == "latency" else None
     shares: dict[float, float] = {}
+
+    def masked_at(sparsity: float) -> PyTree:
+        return variables | {"params": pruner.at(sparsity, round_to=round_to).params}
 
     def left_at(sparsity: float) -> float:
         cut = compaction.dead_channels(found, masked := masked_at(sparsity))
         if not clock:
-            return _left(run, variables, cut)[target.measure]
+            return compaction.shares_left(variables, cut, run.macs)[target.measure]
         return shares.setdefault(sparsity, clock(_network(run.config, masked, cut)))
 
     for sparsity in sparsities_for(target, left_at):
-        mended = tools.recoveries[run.config.pruning.recovery[0]](masked_at(sparsity))
+        mended = tools.mend(run.config.pruning.recovery[0], masked_at(sparsity))
         shrunk = _removed(run, variables, found, mended, sparsity)
         if not clock:
             return shrunk
@@ -107,11 +110,14 @@ def _removed(
     """The pruned network without its dead channels, compared with it."""
     cut = compaction.dead_channels(found, masked)
     small = compaction.smaller(masked, cut)
-    model = rebuild(run.config, kept_channels(small["params"]))
+    model = model_of(run.config, kept=kept_channels(small["params"]))
     difference = _difference(run, (run.programs.model, masked), (model, small))
     if not difference <= TOLERANCE:
         raise RunError(f"the small network differs from the masked one: {difference:.1e}")
-    left, groups = _left(run, variables, cut), groups_of(found.groups, "params")
+    left, groups = (
+        compaction.shares_left(variables, cut, run.macs),
+        groups_of(found.groups, "params"),
+    )
     selected = pruning.eligible(variables["params"], prunable(run.config, "filter"))
     stay = [
         *staying_filters(groups, variables["params"], selected),
@@ -129,61 +135,7 @@ def clock_of(run: Run, variables: PyTree, target: Goal) -> Clock:
 
 def _network(config: ExperimentConfig, masked: PyTree, cut: Cut) -> Timed:
     small = compaction.smaller(masked, cut)
-    return Timed(rebuild(config, kept_channels(small["params"])).apply, small)
-
-
-def _left(run: Run, variables: PyTree, cut: Cut) -> dict[str, float]:
-    """The shares of multiply-adds and of parameters that a cut leaves."""
-    small = jax.eval_shape(lambda: compaction.smaller(variables, cut))
-    left, whole = (
-        {name: leaf.size for name, leaf in trees.flatten(tree["params"]).items()}
-        for tree in (small, variables)
-    )
-    macs = sum(count * left[name] / whole[name] for name, count in run.macs.items())
-    return {
-        "macs": macs / sum(run.macs.values()),
-        "params": sum(left.values()) / sum(whole.values()),
-    }
-
-
-def rebuild(config: ExperimentConfig, kept: Mapping[str, int]) -> nn.Module:
-    """The network of a configuration with other numbers of channels, for evaluation."""
-    num_classes = DATASETS[config.data.dataset].num_classes
-    return create_model(config.model, num_classes=num_classes, kept=kept)
-
-
-def _masked_at(
-    run: Run, variables: PyTree, tools: CurveTools, round_to: int
-) -> Callable[[float], PyTree]:
-    """``sparsity -> variables`` with the filters of lowest rank set to zero."""
-    scope = run.config.pruning.scope
-    scored = tools.scores("filter")
-    ranked = pruning.ranks(scored, scope=scope)
-
-    @jax.jit
-    def prune(params: PyTree, counts: dict[str, Array]) -> PyTree:
-        masks = pruning.masks(params, ranked, counts, meaning="clean", norm=tools.norms)
-        return pruning.apply_masks(params, masks)
-
-    def masked_at(sparsity: float) -> PyTree:
-        counts = pruning.drop_counts(scored, sparsity, scope=scope)
-        rounded = {
-            name: jnp.asarray(_rounded(len(scored[name]), count, round_to), jnp.int32)
-            for name, count in counts.items()
-        }
-        return {**variables, "params": prune(variables["params"], rounded)}
-
-    return masked_at
-
-
-def _rounded(total: int, dropped: int, round_to: int) -> int:
-    """How many to drop so that a multiple is kept, or all.
-
-    >>> _rounded(64, 32, 1), _rounded(64, 30, 8), _rounded(10, 9, 8), _rounded(6, 3, 8)
-    (32, 24, 2, 0)
-    """
-    kept = -(-(total - dropped) // round_to) * round_to
-    return max(0, total - kept)
+    return Timed(model_of(config, kept=kept_channels(small["params"])).apply, small)
 
 
 def _difference(run: Run, one: tuple[nn.Module, PyTree], other: tuple[nn.Module, PyTree]) -> float:

@@ -3,7 +3,6 @@
 import pathlib
 
 import pytest
-import yaml
 from kubeflow_trainer_api.models.jobset_v1alpha2_job_set import JobsetV1alpha2JobSet
 
 from bbo.types import UsageError
@@ -186,11 +185,3 @@ def test_tpus_that_do_not_exist(change, message):
     jobset.check(TPU._replace(topology="2x2x4"))
     with pytest.raises(UsageError, match=message):
         jobset.check(TPU._replace(**change))
-
-
-@pytest.mark.parametrize(
-    "text", ["", "true", "1", "null", "- a: b #c", 'a"b\\c', "é\u2028\t\n{[*&!|>%@`", "1e3", "$(A)"]
-)
-def test_yaml_gives_back_every_text(text):
-    tree = {"a": [text, [text, {"b": text}], {"c": {"d": [1, True, None, text]}}], "e": text}
-    assert yaml.safe_load(jobset.to_yaml(tree)) == tree

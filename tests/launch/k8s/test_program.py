@@ -106,7 +106,9 @@ def test_a_dry_run_prints_the_manifests_and_does_nothing(place, capsys, monkeypa
     monkeypatch.setenv("PATH", "")  # no kubectl either
     assert launch("--dry_run") == 0
     out, err = capsys.readouterr()
-    assert out == SMALL.format(sweep=name_of(place), out=place / "out", mount=place)
+    assert yaml.safe_load(out) == yaml.safe_load(
+        SMALL.format(sweep=name_of(place), out=place / "out", mount=place)
+    )
     assert err == (
         "what is in the cluster already cannot be told: kubectl is not found; install it, or give "
         "what --dry_run prints to one elsewhere\n"
@@ -122,7 +124,9 @@ def test_a_dry_run_leaves_out_what_is_in_the_cluster(place, capsys):
     finish(place, 2)
     assert launch("--dry_run") == 0
     out, err = capsys.readouterr()
-    assert out == SMALL.format(sweep=sweep, out=place / "out", mount=place)
+    assert yaml.safe_load(out) == yaml.safe_load(
+        SMALL.format(sweep=sweep, out=place / "out", mount=place)
+    )
     assert err == (
         "3 runs: 1 done, 1 in the cluster already, 1 to submit\n"
         f"ended, and deleted first: {sweep}-0001\n"
@@ -284,3 +288,11 @@ def test_mistakes(place, capsys, flags, out, message):
     out, err = capsys.readouterr()
     assert message in err and err.count("\n") == 1 and out == ""
     assert not (place / "out").exists() and not (place / "kubectl").exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "true", "1", "null", "- a: b #c", 'a"b\\c', "é\u2028\t\n{[*&!|>%@`", "1e3", "$(A)"]
+)
+def test_yaml_gives_back_every_text(text):
+    tree = {"a": [text, [text, {"b": text}], {"c": {"d": [1, True, None, text]}}], "e": text}
+    assert list(yaml.safe_load_all("\n".join([k8s._text(tree)] * 2))) == [tree, tree]

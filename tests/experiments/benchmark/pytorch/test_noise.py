@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from torch_side import settings, to_torch
 
-from bbo.noise import bridgeout
 from bbo.noise import targeting as perturb
+from bbo.noise.bridgeout import bridgeout_perturb
 from bbo.settings.sections import NoiseConfig
 
 torch = pytest.importorskip("torch")
@@ -28,7 +28,7 @@ def test_noisy_weights_and_gradient(q):
     w, seed = kernel(), np.random.default_rng(4)
     xi = np.where(seed.random(w.shape) < 0.7, 1 / 0.7 - 1, -1).astype(np.float32)
     outer = seed.standard_normal(w.shape).astype(np.float32)
-    ours, pull = jax.vjp(lambda w: bridgeout.bridgeout_perturb(w, xi, q), w)
+    ours, pull = jax.vjp(lambda w: bridgeout_perturb(w, xi, q), w)
     leaf = to_torch(w).requires_grad_()
     theirs = torch_noise.Bridgeout.apply(leaf, to_torch(xi), q)
     theirs.backward(to_torch(outer))

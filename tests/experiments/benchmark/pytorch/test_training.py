@@ -8,7 +8,7 @@ from torch_side import draw, draw_images, loaded, model_of, relative, settings, 
 
 from bbo import noise, trees
 from bbo.data import augmentation
-from bbo.noise import bridgeout
+from bbo.noise.bridgeout import bridgeout_perturb
 from bbo.settings.catalog import DATASETS
 from bbo.settings.config import override
 from bbo.training import step as train
@@ -43,7 +43,7 @@ def our_steps(config, variables, images, labels, count):
 
     def weights(_, params):
         def disturb(_, w, chosen):
-            return bridgeout.bridgeout_perturb(w, fixed_xi(w.shape), 1.5) if chosen else w
+            return bridgeout_perturb(w, fixed_xi(w.shape), 1.5) if chosen else w
 
         return trees.map_named(disturb, params, trees.select(params, noise.spatial_kernels))
 
