@@ -1,11 +1,11 @@
 # Two commands: `make run` trains and prunes three methods with three seeds each, and compares them;
 # `make run FLAGS="--noise=dropout --rate=0.2"` does one run with these settings instead.
-# `make test` checks everything. Each makes .venv and installs what it needs; PYTHON chooses the
-# interpreter (>= 3.11).
+# `make test` checks the code; `make test-all` runs the long tests as well. Each makes .venv and
+# installs what it needs; PYTHON chooses the interpreter (>= 3.11).
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test format clean
+.PHONY: run test test-all check format clean
 
 # Where there is a GPU, the two that run at a time share its memory.
 run: .venv/installed
@@ -17,11 +17,16 @@ else
 	$(BIN)/python -m experiments.run $(FLAGS)
 endif
 
-test: .venv/tested
+test: check
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n 2
+
+test-all: check
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n 2 -m ""
+
+check: .venv/tested
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n 2 -m ""
 
 format: .venv/tested
 	$(BIN)/ruff format .

@@ -1,4 +1,4 @@
-"""Fixtures of all tests: several fake devices, and the folder of recorded values."""
+"""Fixtures of all tests: several fake devices, recorded values and data."""
 
 import os
 import pathlib
@@ -30,11 +30,17 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture(scope="session")
+def golden_dir() -> pathlib.Path:
+    """Recorded outputs of the authors' program."""
+    return CHECKOUT / "tests/golden"
+
+
+@pytest.fixture(scope="session")
 def shared_dir() -> pathlib.Path:
-    """The folder of recorded values and data that lies beside a developer's checkout."""
+    """The folder of data that lies beside a developer's checkout."""
     path = CHECKOUT.parent / "shared"
     if not path.is_dir():
-        pytest.skip("needs the recorded values beside the checkout")
+        pytest.skip("needs the data beside the checkout")
     return path
 
 

@@ -134,10 +134,10 @@ def test_whoever_reads_a_finished_run_loads_no_jax():
 
 def test_importing_the_library_touches_no_device():
     code = (
-        "from bbo import compaction, data, models, noise, pruning, training\n"
+        "from bbo import compaction, noise, pruning\n"
         "from jax._src import xla_bridge; assert not xla_bridge._backends"
     )
-    assert loaded_by(code, "pandas", "matplotlib", "sklearn") == set()
+    assert loaded_by(code, "flax", "pandas", "matplotlib", "sklearn") == set()
 
 
 def test_launchers_need_nothing_but_python_and_absl():

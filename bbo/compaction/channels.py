@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import sparse
 
 from bbo.compaction.tracing.program import Arrays, Member, Traced, trace
 from bbo.types import PyTree, UsageError
@@ -85,6 +84,8 @@ def find_channels(function: Callable[..., PyTree], variables: PyTree, *inputs: P
 
 def _components(arrays: Arrays) -> np.ndarray:
     """The channel of each position: those with an edge have the same."""
+    from scipy import sparse  # Here, as it takes longer to load than the rest of the room.
+
     total = next(arrays.counter)
     one, other = (
         np.concatenate([np.zeros(0, np.int64), *(edge[side] for edge in arrays.edges)])

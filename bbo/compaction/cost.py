@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,9 +20,7 @@ def num_params(params: Params) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
-def layer_macs(
-    model: nn.Module, variables: PyTree, image_shape: tuple[int, int, int]
-) -> dict[str, int]:
+def layer_macs(model: Any, variables: PyTree, image_shape: tuple[int, int, int]) -> dict[str, int]:
     """Multiply-adds for one image, by the name of the kernel that does them.
 
     Counted are convolutions and dense layers, without biases, norms and additions.
@@ -33,10 +30,13 @@ def layer_macs(
       variables: its ``params`` and ``batch_stats``; shapes suffice.
       image_shape: (h, w, c).
 
+    >>> from flax import linen as nn
     >>> variables = {"params": {"kernel": jnp.zeros((3, 3, 2, 4))}}
     >>> layer_macs(nn.Conv(4, (3, 3), use_bias=False), variables, (8, 8, 2))
     {'kernel': 4608}
     """
+
+    from flax import linen as nn  # Here, as nothing else of this room needs it.
 
     def is_counted(module: nn.Module, method: str) -> bool:
         return isinstance(module, nn.Conv | nn.Dense) and method == "__call__"

@@ -4,8 +4,9 @@ Noise on weights is a function of the parameter tree, outside the model: draw ``
 regulariser.weights(rng, params)`` once per step, then apply the model to ``noisy``. One draw for
 the whole mini-batch is what makes Bridgeout Batch Bridgeout, and it needs no help from the model.
 
-Throughout, ``xi`` is a centred Bernoulli draw with ``Var xi = rate / (1 - rate)``; it and the
-formulas are those of ``bbo.noise.targeting``.
+Throughout, ``xi = keep / (1 - rate) - 1`` with ``keep ~ Bernoulli(1 - rate)``, so that ``E xi = 0``
+and ``Var xi = rate / (1 - rate)``. Kernels are ``[..., in, out]``: HWIO for convolutions, ``[in,
+out]`` for dense layers; a filter is one index of the last axis.
 
 References: Khan & Stavness 2020 (arXiv 2009.10893) for Batch Bridgeout and targeting;
 arXiv 1804.08042 (Bridgeout); arXiv 1904.08050 (Sparseout).

@@ -4,7 +4,11 @@ Names are imported when they are asked for: whoever reads a finished run loads n
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bbo.pipeline.experiment import Result, run_experiment, run_members
+    from bbo.pipeline.finished import read_network, read_run
 
 _PLACES = {
     "Result": "experiment",

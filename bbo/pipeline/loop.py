@@ -131,7 +131,7 @@ def train(
                 first = now.members[0]._replace(collected=now.collected)
                 show(first)
                 count = poll()
-                if _is_due(config.checkpoint_every, config.epochs, first):
+                if is_due(config.checkpoint_every, config.epochs, first):
                     save(count, now)
         except Preempted as stop:
             save(stop.args[0], now)
@@ -142,7 +142,7 @@ def train(
     return [progress.best for progress in now.members], count
 
 
-def _is_due(every: int, epochs: int, progress: Progress) -> bool:
+def is_due(every: int, epochs: int, progress: Progress) -> bool:
     """Whether an epoch has ended after which a checkpoint is to be written."""
     done = progress.epochs
     return not progress.collected and (done % every == 0 or done in (1, epochs))

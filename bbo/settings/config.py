@@ -16,21 +16,6 @@ from bbo.settings.sections import (
 )
 from bbo.types import UsageError, require
 
-__all__ = [
-    "DataConfig",
-    "ExperimentConfig",
-    "IterationConfig",
-    "ModelConfig",
-    "NoiseConfig",
-    "OptimizerConfig",
-    "PruningConfig",
-    "TrainConfig",
-    "from_json",
-    "override",
-    "sections",
-    "to_json",
-]
-
 
 @dataclasses.dataclass(frozen=True)
 class ExperimentConfig:

@@ -1,5 +1,6 @@
 """``python -m experiments.benchmark``."""
 
-from experiments.benchmark.program import begin
+from experiments.benchmark.program import FLAGS, main
+from experiments.command_line.program import start
 
-begin()
+start(main, FLAGS)

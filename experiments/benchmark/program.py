@@ -14,10 +14,9 @@ import importlib.util
 import itertools
 import json
 import pathlib
-import sys
 import tempfile
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any
 
 from absl import flags
 
@@ -28,7 +27,6 @@ from bbo.settings.provenance import environment
 from bbo.types import UsageError
 from experiments.benchmark import start_times
 from experiments.command_line import xla
-from experiments.command_line.program import leave, run_program
 
 FLAGS = flags.FlagValues()
 _PLACE = {"flag_values": FLAGS, "module_name": " benchmark"}
@@ -289,8 +287,3 @@ def measure_curve(config: ExperimentConfig, values: flags.FlagValues) -> dict[st
         found = benchmarking.curve_time(run, values["curve_points"].value, pathlib.Path(folder))
     images = {"test_images": values["test_images"].value}
     return labels(config, "jax", "") | images | found._asdict()
-
-
-def begin() -> NoReturn:
-    """Runs the program on the arguments of this process, and ends it."""
-    leave(run_program(main, FLAGS, sys.argv))

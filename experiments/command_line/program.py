@@ -123,3 +123,13 @@ def leave(status: int) -> NoReturn:
         sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
+
+
+def start(
+    main: Callable[..., int | None],
+    flag_values: flags.FlagValues,
+    *,
+    positional: Sequence[str] = (),
+) -> NoReturn:
+    """Runs a program on the arguments of this process, and ends it: see ``run_program``."""
+    leave(run_program(main, flag_values, sys.argv, positional=positional))

@@ -1,5 +1,6 @@
 """``python -m experiments.compact``."""
 
-from experiments.compact.program import begin
+from experiments.command_line.program import start
+from experiments.compact.program import FLAGS, main
 
-begin()
+start(main, FLAGS)

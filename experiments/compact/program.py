@@ -13,9 +13,8 @@ cost.png and latency.csv; and, last, summary.json. Exit status: 0 done, 1 it fai
 import dataclasses
 import importlib.util
 import pathlib
-import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 from absl import flags
 
@@ -24,7 +23,6 @@ from bbo.settings.catalog import CRITERIA, RECOVERIES, SCOPES
 from bbo.settings.provenance import environment
 from bbo.types import UsageError
 from experiments.command_line import setting_flags, xla
-from experiments.command_line.program import leave, run_program
 
 FLAGS = flags.FlagValues()
 _PLACE = {"flag_values": FLAGS, "module_name": " compact"}
@@ -273,8 +271,3 @@ def show(found: Any, shrunk: Any, accuracies: dict[str, float], out: pathlib.Pat
     texts = [f"{name} {100 * accuracy:.2f} %" for name, accuracy in accuracies.items()]
     print(f"Test accuracy: {', '.join(texts)}")
     print(f"Plot:   {out / 'cost.png'}\nFolder: {out}")
-
-
-def begin() -> NoReturn:
-    """Runs the program on the arguments of this process, and ends it."""
-    leave(run_program(main, FLAGS, sys.argv))

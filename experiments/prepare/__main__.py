@@ -1,5 +1,6 @@
 """``python -m experiments.prepare``."""
 
-from experiments.prepare.program import begin
+from experiments.command_line.program import start
+from experiments.prepare.program import FLAGS, main
 
-begin()
+start(main, FLAGS)

@@ -11,20 +11,17 @@ import contextlib
 import io
 import os
 import shutil
-import sys
 import tempfile
 import urllib.request
 from collections.abc import Iterator, Mapping
 from http.client import HTTPException
 from pathlib import Path
-from typing import NoReturn
 
 from absl import flags
 from tqdm import tqdm
 
 from bbo.settings.tfds_folder import find_prepared, read_metadata
 from bbo.types import UsageError
-from experiments.command_line.program import leave, run_program
 
 TIMEOUT = 10
 """Seconds without an answer after which a server counts as unreachable."""
@@ -159,8 +156,3 @@ def main(flag_values: flags.FlagValues) -> None:
     else:
         directory, state = prepare(name, data_dir, flag_values.manual_dir), "is prepared"
     print(f"{name} {state}: {directory} ({counts(read_metadata(directory))} images)")
-
-
-def begin() -> NoReturn:
-    """Runs the program on the arguments of this process, and ends it."""
-    leave(run_program(main, FLAGS, sys.argv))

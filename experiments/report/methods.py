@@ -60,7 +60,8 @@ def settings_of_all(runs: Iterable[ExperimentConfig]) -> list[dict[str, Any]]:
 def points_text(config: ExperimentConfig) -> str:
     """Where the network of a run was to be measured.
 
-    >>> points_text(configs.override(ExperimentConfig(), sparsities=(0.0, 0.5)))
+    >>> from bbo.settings import override
+    >>> points_text(override(ExperimentConfig(), sparsities=(0.0, 0.5)))
     'sparsities=0,0.5 granularity=filter,weight recovery=none,batch_norm'
     """
     return text_of({name: getattr(config.pruning, name) for name in POINTS})

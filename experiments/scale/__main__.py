@@ -1,5 +1,6 @@
 """``python -m experiments.scale``."""
 
-from experiments.scale.program import begin
+from experiments.command_line.program import start
+from experiments.scale.program import FLAGS, main
 
-begin()
+start(main, FLAGS)

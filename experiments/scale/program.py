@@ -19,7 +19,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from absl import flags
 
@@ -28,7 +28,6 @@ from bbo.settings.catalog import DATASETS, REGULARISERS
 from bbo.settings.config import ExperimentConfig, override
 from bbo.types import UsageError
 from experiments.command_line import setting_flags, xla
-from experiments.command_line.program import leave, run_program
 
 FLAGS = flags.FlagValues()
 _PLACE = {"flag_values": FLAGS, "module_name": " scale"}
@@ -242,8 +241,3 @@ def add_efficiency(rows: list[dict[str, Any]]) -> None:
         speed = row["images_per_second"] / row["devices"]
         line = row["scaling"], row["width"], row["batch"]
         row["efficiency"] = speed / first.setdefault(line, speed)
-
-
-def begin() -> NoReturn:
-    """Runs the program on the arguments of this process, and ends it."""
-    leave(run_program(main, FLAGS, sys.argv))

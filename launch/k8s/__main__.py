@@ -1,5 +1,6 @@
 """``python -m launch.k8s``."""
 
-from launch.k8s.program import begin
+from experiments.command_line.program import start
+from launch.k8s.program import FLAGS, main
 
-begin()
+start(main, FLAGS, positional=("SPEC", "OUT"))

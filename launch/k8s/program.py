@@ -26,13 +26,12 @@ import pathlib
 import subprocess
 import sys
 from collections.abc import Iterable
-from typing import Any, NoReturn
+from typing import Any
 
 from absl import flags
 
 from bbo.files import write_json
 from bbo.types import RunError, UsageError, require
-from experiments.command_line.program import leave, run_program
 from launch import sweep
 from launch.arguments import require_given, shared_folder
 from launch.k8s import jobset
@@ -238,8 +237,3 @@ def _submit(namespace: str, manifests: dict[str, str], replaced: list[str]) -> N
     if manifests:
         # Not apply: it would patch a JobSet that came between, and take back what Kueue has set.
         kubectl(namespace, "create", "--filename=-", given="\n".join(manifests.values()))
-
-
-def begin() -> NoReturn:
-    """Runs the program on the arguments of this process, and ends it."""
-    leave(run_program(main, FLAGS, sys.argv, positional=("SPEC", "OUT")))

@@ -1,5 +1,6 @@
 """``python -m launch.local``."""
 
-from launch.local.program import begin
+from experiments.command_line.program import start
+from launch.local.program import FLAGS, main
 
-begin()
+start(main, FLAGS, positional=("SPEC", "OUT"))

@@ -15,16 +15,14 @@ done, 1 some are not, 2 a mistake in the command, 130 stopped by Ctrl-C, 75 by S
 import collections
 import pathlib
 import signal
-import sys
 import time
 from collections.abc import Mapping
-from typing import NoReturn
 
 from absl import flags
 
 from bbo.settings.workdir import is_finished
 from bbo.types import UsageError
-from experiments.command_line.program import INTERRUPTED, PREEMPTED, leave, run_program
+from experiments.command_line.program import INTERRUPTED, PREEMPTED
 from launch import sweep
 from launch.console import draw, duration, say
 from launch.local.children import Child, command_line, recorded_signals, start, stop
@@ -206,8 +204,3 @@ def report(out: pathlib.Path, outcomes: Mapping[int, str], total: int) -> bool:
     if counts["done"] < total:
         say("run the same command again to go on with what is not done")
     return counts["done"] == total
-
-
-def begin() -> NoReturn:
-    """Runs the program on the arguments of this process, and ends it."""
-    leave(run_program(main, FLAGS, sys.argv, positional=("SPEC", "OUT")))

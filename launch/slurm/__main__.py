@@ -1,5 +1,8 @@
 """``python -m launch.slurm``."""
 
-from launch.slurm.program import begin
+import sys
 
-begin()
+from experiments.command_line.program import leave
+from launch.slurm.program import run
+
+leave(run(sys.argv))

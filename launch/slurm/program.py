@@ -18,13 +18,13 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, NoReturn, TextIO
+from typing import NamedTuple, TextIO
 
 from absl import flags
 
 from bbo.files import write_text
 from bbo.types import UsageError
-from experiments.command_line.program import leave, run_program
+from experiments.command_line.program import run_program
 from launch import logs, snapshot, sweep
 from launch.arguments import require_given
 from launch.slurm import sbatch, squeue
@@ -228,8 +228,3 @@ def run(argv: Sequence[str]) -> int:
         main(values, spec, out, options=argv[split + 1 :])
 
     return run_program(submit, FLAGS, argv[:split], positional=("SPEC", "OUT"))
-
-
-def begin() -> NoReturn:
-    """Runs the program on the arguments of this process, and ends it."""
-    leave(run(sys.argv))

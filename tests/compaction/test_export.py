@@ -16,6 +16,8 @@ from bbo.models.create import create_model, kept_channels
 from bbo.settings.sections import ModelConfig
 from bbo.types import RunError, UsageError
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {"small_cnn": {"width": 0.25}, "thin_resnet18": {"width": 0.25}}
 WRITERS = {"stablehlo": export.write_stablehlo, "onnx": export.write_onnx}
 every_format = pytest.mark.parametrize("kind", WRITERS)

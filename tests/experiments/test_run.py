@@ -31,9 +31,9 @@ WRONG = [
     ("--model=alexnet", "small_cnn, vgg11"),
     ("--model=vgg12", "vgg13, vgg16, vgg19"),
     ("--model=thin_resnet50", "thin_resnet18, thin_resnet34"),
-    ("--model=wrn27_10", "DEPTH = 10, 16, 22, 28, ... (6n + 4)"),
-    ("--model=wrn28_0", "WIDTH >= 1"),
-    ("--model=wrn16_1000000", "WIDTH at most 99"),
+    ("--model=wrn27_10", "DEPTH 10, 16, 22, 28, ...: 6n + 4"),
+    ("--model=wrn28_0", "WIDTH 1 to 99"),
+    ("--model=wrn16_1000000", "WIDTH 1 to 99"),
     ("--model=vgg16", "take small_cnn or a resnet"),
     ("--width=0", "in (0, 16]"),
     ("--norm_momentum=1", "in [0, 1)"),
@@ -176,8 +176,9 @@ def test_a_closed_folder_ends_in_one_line(arguments, places, capsys):
 def program(folder, arguments):
     """Runs the program in a process of its own; its status, output and if it loaded jax."""
     code = (
-        "import sys; from experiments import cli, run;"
-        "status = cli.run_program(run.main, run.FLAGS, sys.argv);"
+        "import sys; from experiments import run;"
+        "from experiments.command_line.program import run_program;"
+        "status = run_program(run.main, run.FLAGS, sys.argv);"
         "print('jax' in sys.modules); sys.exit(status)"
     )
     command = [sys.executable, "-c", code, *arguments]

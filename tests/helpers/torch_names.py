@@ -42,11 +42,11 @@ class Golden(NamedTuple):
         return self.arrays["x"].transpose(0, 2, 3, 1)
 
 
-def load(shared_dir: Path, name: str) -> Golden:
+def load(golden_dir: Path, name: str) -> Golden:
     """The network of that name."""
-    records = json.loads((shared_dir / "golden" / "nets.json").read_text())
+    records = json.loads((golden_dir / "nets.json").read_text())
     (index,) = (i for i, record in enumerate(records) if record["name"] == name)
-    with np.load(shared_dir / "golden" / "nets.npz") as file:
+    with np.load(golden_dir / "nets.npz") as file:
         mine = [key for key in file.files if key.startswith(f"{index}/")]
         return Golden(records[index], {key.partition("/")[2]: file[key] for key in mine})
 

@@ -20,8 +20,8 @@ def _strict():
 
 
 @pytest.mark.parametrize("name", torch_names.NETWORKS)
-def test_golden_network(shared_dir, name):
-    golden = torch_names.load(shared_dir, name)
+def test_golden_network(golden_dir, name):
+    golden = torch_names.load(golden_dir, name)
     with jax.enable_x64(True):
         model = create_model(golden.config, num_classes=golden.num_classes, dtype=jnp.float64)
         variables = jax.tree.map(jnp.asarray, torch_names.draw_variables(golden))
@@ -49,6 +49,6 @@ def test_golden_network(shared_dir, name):
     np.testing.assert_allclose(norms, golden.arrays["grad_norms"], rtol=1e-9, atol=1e-12)
 
 
-def test_golden_networks_are_all_tested(shared_dir):
-    records = json.loads((shared_dir / "golden" / "nets.json").read_text())
+def test_golden_networks_are_all_tested(golden_dir):
+    records = json.loads((golden_dir / "nets.json").read_text())
     assert [record["name"] for record in records] == list(torch_names.NETWORKS)

@@ -45,9 +45,9 @@ def value_and_gradient(case, arrays):
     return value, pullback(upstream)[0]
 
 
-def test_golden(shared_dir):
-    recorded = np.load(shared_dir / "golden/noise.npz")
-    for number, case in enumerate(json.loads((shared_dir / "golden/noise.json").read_text())):
+def test_golden(golden_dir):
+    recorded = np.load(golden_dir / "noise.npz")
+    for number, case in enumerate(json.loads((golden_dir / "noise.json").read_text())):
         layout = layout_of(case)
         names = ("w", "keep", "upstream", "out", "grad")
         arrays = {name: layout(recorded[f"{number}/{name}"]) for name in names}

@@ -9,15 +9,12 @@ import numpy as np
 import pytest
 
 from bbo import files
-from bbo.pipeline import curve as curves
-from bbo.pipeline import loop as fitting
+from bbo.pipeline import compiled, experiment, loop, stages
 from bbo.pipeline import run as runs
 from bbo.pipeline.experiment import run_experiment
-from bbo.pruning import masking
+from bbo.pruning import pruner
 from bbo.settings import workdir as workdirs
 from bbo.settings.config import ExperimentConfig, override
-from bbo.training import evaluation as evaluate
-from bbo.training import step as train
 from bbo.types import UsageError
 
 pytestmark = pytest.mark.slow
@@ -45,13 +42,13 @@ COLUMNS = (
 @pytest.fixture
 def networks(monkeypatch):
     """The networks that runs go on to prune, as they come."""
-    seen, prune = [], curves.prune_network
+    seen, prune = [], stages.prune_network
 
     def spy(run, network, *rest):
         seen.append(jax.tree.map(np.asarray, network))
         return prune(run, network, *rest)
 
-    monkeypatch.setattr(curves, "prune_network", spy)
+    monkeypatch.setattr(stages, "prune_network", spy)
     return seen
 
 
@@ -79,7 +76,7 @@ class Finished(NamedTuple):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "undisturbed"
-    traces, seen, prune = {"train_step": 0, "batch_sums": 0, "masks": 0}, [], curves.prune_network
+    traces, seen, prune = {"train_step": 0, "batch_sums": 0, "masks": 0}, [], stages.prune_network
     with pytest.MonkeyPatch.context() as patch:
 
         def count(module, name, original):
@@ -89,11 +86,11 @@ def finished(tmp_path_factory):
 
             patch.setattr(module, name, counted)
 
-        count(train, "train_step", train.train_step)
-        count(evaluate, "batch_sums", evaluate.batch_sums)
-        count(masking, "masks", masking.masks)
+        count(compiled, "train_step", compiled.train_step)
+        count(compiled, "batch_sums", compiled.batch_sums)
+        count(pruner, "masks", pruner.masks)
         patch.setattr(
-            curves, "prune_network", lambda *args: (seen.append(args[1]), prune(*args))[1]
+            stages, "prune_network", lambda *args: (seen.append(args[1]), prune(*args))[1]
         )
         run_experiment(SMALL, folder)
     return Finished(folder, jax.tree.map(np.asarray, seen[0]), traces)
@@ -121,7 +118,7 @@ def test_a_run_leaves_its_files_and_no_others(finished):
 def test_a_finished_run_is_only_read(finished, monkeypatch):
     folder = finished.folder
     times = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    monkeypatch.setattr(runs, "set_up", None)
+    monkeypatch.setattr(experiment, "set_up", None)
     result = run_experiment(SMALL, folder)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == times
     assert result.workdir == folder and result.summary["selected_epoch"] in (1, 2, 3)
@@ -171,7 +168,7 @@ def test_an_interrupted_run_goes_on_to_the_same_result(
 ):
     folder, network, _ = finished
     with pytest.MonkeyPatch.context() as patch:
-        interrupt_after(patch, fitting, name, calls)
+        interrupt_after(patch, loop, name, calls)
         with pytest.raises(Interruption):
             run_experiment(SMALL, tmp_path)
     assert [row["epoch"] for row in records(tmp_path)] == recorded
@@ -186,11 +183,11 @@ def test_an_interrupted_run_goes_on_to_the_same_result(
 def test_a_run_interrupted_while_pruning_is_not_trained_again(finished, tmp_path, monkeypatch):
     folder = finished.folder
     with pytest.MonkeyPatch.context() as patch:
-        interrupt_after(patch, curves, "prune_network", 1)
+        interrupt_after(patch, stages, "prune_network", 1)
         with pytest.raises(Interruption):
             run_experiment(SMALL, tmp_path)
     assert not (tmp_path / "curve.csv").exists()
-    monkeypatch.setattr(runs, "training_batches", None)
+    monkeypatch.setattr(loop, "training_batches", None)
     run_experiment(SMALL, tmp_path)
     assert records(tmp_path) == records(folder)
     assert (tmp_path / "curve.csv").read_bytes() == (folder / "curve.csv").read_bytes()
@@ -205,11 +202,11 @@ def test_a_run_interrupted_before_its_last_file_has_its_curve(finished, tmp_path
         write(path, record)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workdirs, "write_json", interrupted)
+        patch.setattr(experiment, "write_json", interrupted)
         with pytest.raises(Interruption):
             run_experiment(SMALL, tmp_path)
     assert len(files.read_lines(tmp_path / "curve.jsonl")) == 4
-    monkeypatch.setattr(evaluate, "batch_sums", None)  # nothing is measured again
+    monkeypatch.setattr(compiled, "batch_sums", None)  # nothing is measured again
     run_experiment(SMALL, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == FILES
     assert (tmp_path / "curve.csv").read_bytes() == (finished.folder / "curve.csv").read_bytes()

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from bbo import files, trees
-from bbo.pipeline import curve as curves
-from bbo.pipeline import loop as fitting
 from bbo.pipeline import run as runs
 from bbo.pipeline import stages as iterating
 from bbo.pipeline.experiment import run_experiment
 from bbo.pruning import schedules
 from bbo.settings.config import ExperimentConfig, override
 from bbo.types import Preempted, UsageError
+
+pytestmark = pytest.mark.slow
 
 SMALL = override(
     ExperimentConfig(),
@@ -49,13 +49,13 @@ def test_one_iteration_removes_all():
 @pytest.fixture
 def stages(monkeypatch):
     """What is pruned and measured, as it comes: the sparsity and the network."""
-    seen, prune = [], curves.prune_network
+    seen, prune = [], iterating.prune_network
 
     def spy(run, network, folder, poll):
         seen.append((run.config.pruning.sparsities, jax.tree.map(np.asarray, network.variables)))
         return prune(run, network, folder, poll)
 
-    monkeypatch.setattr(curves, "prune_network", spy)
+    monkeypatch.setattr(iterating, "prune_network", spy)
     return seen
 
 
@@ -65,7 +65,6 @@ def zeros(variables):
     return {name: leaf == 0 for name, leaf in leaves.items() if name != "head/bias"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"scope": "global", "criterion": "random"}])
 def test_what_is_removed_stays_removed_and_the_rest_is_trained(tmp_path, stages, changes):
     config = override(SMALL, **changes)
@@ -86,7 +85,6 @@ def test_what_is_removed_stays_removed_and_the_rest_is_trained(tmp_path, stages,
     np.testing.assert_allclose(result.curve["units_kept"].to_numpy()[-1], left, rtol=1e-6)
 
 
-@pytest.mark.slow
 def test_an_iteration_is_recorded_beside_the_others(tmp_path):
     result = run_experiment(SMALL, tmp_path)
     for folder in (tmp_path, tmp_path / "iteration_1", tmp_path / "iteration_2"):
@@ -102,15 +100,14 @@ def test_an_iteration_is_recorded_beside_the_others(tmp_path):
     np.testing.assert_allclose(result.summary["seconds_to_train"], sum(taken), atol=0.01)
 
 
-@pytest.mark.slow
 def test_rewinding_trains_what_is_left_from_its_initial_weights(tmp_path, monkeypatch):
-    begun, train = [], fitting.train_network
+    begun, train = [], iterating.train_network
 
     def spy(run, *args, **options):
         begun.append(jax.tree.map(np.asarray, run.state))
         return train(run, *args, **options)
 
-    monkeypatch.setattr(fitting, "train_network", spy)
+    monkeypatch.setattr(iterating, "train_network", spy)
     run_experiment(override(SMALL, rewind=True, learning_rate=0.05), tmp_path)
     initial = trees.flatten(begun[0].params)
     for state, share in zip(begun[1:], (0.6562, 0.75), strict=True):
@@ -124,7 +121,6 @@ def test_rewinding_trains_what_is_left_from_its_initial_weights(tmp_path, monkey
                 )
 
 
-@pytest.mark.slow
 def test_a_run_stopped_in_an_iteration_goes_on_to_the_same_result(tmp_path):
     whole = run_experiment(SMALL, tmp_path / "whole")
     for number, limit in enumerate((4, 24, 16)):

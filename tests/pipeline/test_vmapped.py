@@ -19,6 +19,8 @@ from experiments import run
 from experiments.command_line import program as cli
 from experiments.report import finished_runs as study
 
+pytestmark = pytest.mark.slow
+
 SMALL = override(
     ExperimentConfig(),
     epochs=3,
@@ -62,7 +64,6 @@ def test_each_member_takes_its_own_steps(noise):
             np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-6)
 
 
-@pytest.mark.slow
 def test_each_member_leaves_the_record_of_a_run_of_its_own(tmp_path):
     together = [tmp_path / "together" / str(index) for index in range(2)]
     run_members(ALIKE[:2], together)
@@ -75,7 +76,6 @@ def test_each_member_leaves_the_record_of_a_run_of_its_own(tmp_path):
             np.testing.assert_allclose(mine["train_loss"], theirs["train_loss"], rtol=1e-5)
 
 
-@pytest.mark.slow
 def test_members_that_were_stopped_go_on_together_or_alone(tmp_path):
     undisturbed, stopped = ([tmp_path / name / str(i) for i in range(2)] for name in ("u", "s"))
     run_members(ALIKE[:2], undisturbed)
@@ -89,7 +89,6 @@ def test_members_that_were_stopped_go_on_together_or_alone(tmp_path):
         assert (folder / "curve.csv").read_bytes() == (expected / "curve.csv").read_bytes()
 
 
-@pytest.mark.slow
 def test_members_that_stand_at_different_places_go_on_alone(tmp_path, capsys):
     apart = [tmp_path / str(index) for index in range(2)]
     with pytest.raises(Preempted):
@@ -109,7 +108,6 @@ def test_what_is_not_alike_is_refused():
         members.check_alike([SMALL, override(SMALL, q=1.0)])
 
 
-@pytest.mark.slow
 def test_the_program_gives_each_seed_a_folder(tmp_path, capsys):
     arguments = ["run", f"--workdir={tmp_path}", "--vmap_seeds=2", "--seed=5", "--epochs=1"]
     arguments += ["--batch_size=256", "--width=0.25", "--granularity=filter", "--sparsities=0"]

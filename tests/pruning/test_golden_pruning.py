@@ -41,8 +41,8 @@ def selected(config, params, granularity):
 
 
 @pytest.mark.parametrize("name", torch_names.NETWORKS)
-def test_the_published_protocol_selects_the_same_parameters(shared_dir, name):
-    golden = torch_names.load(shared_dir, name)
+def test_the_published_protocol_selects_the_same_parameters(golden_dir, name):
+    golden = torch_names.load(golden_dir, name)
     config, names = published(golden), torch_names.our_names(golden)
     params = torch_names.draw_variables(golden)["params"]
     eligible = {names[key].removeprefix("params/") for key in golden.record["eligible"]}
@@ -56,8 +56,8 @@ def test_the_published_protocol_selects_the_same_parameters(shared_dir, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", torch_names.NETWORKS)
-def test_golden_pruned_logits(shared_dir, name):
-    golden = torch_names.load(shared_dir, name)
+def test_golden_pruned_logits(golden_dir, name):
+    golden = torch_names.load(golden_dir, name)
     config = published(golden)
     assert config.model == golden.config
     with jax.enable_x64(True):

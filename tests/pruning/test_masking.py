@@ -20,9 +20,9 @@ def prune(params, sparsity, *, granularity, criterion="l2", scope="local", **opt
     return pruning.apply_masks(params, pruning.masks(params, ranked, counts, meaning=meaning))
 
 
-def test_golden(shared_dir):
-    arrays = np.load(shared_dir / "golden/prune.npz")
-    for number, case in enumerate(json.loads((shared_dir / "golden/prune.json").read_text())):
+def test_golden(golden_dir):
+    arrays = np.load(golden_dir / "prune.npz")
+    for number, case in enumerate(json.loads((golden_dir / "prune.json").read_text())):
         w, out = arrays[f"{number}/w"], arrays[f"{number}/out"]
         if w.ndim == 4:
             w, out = (np.transpose(x, (2, 3, 1, 0)) for x in (w, out))

@@ -104,7 +104,7 @@ def test_available_without_heavy_imports(tmp_path):
     with pytest.raises(UsageError, match="no prepared svhn_cropped"):
         check_available(DataConfig(dataset="svhn_cropped", data_dir=str(tmp_path)))
     program = (
-        "import sys, bbo.prepared; "
+        "import sys, bbo.settings.tfds_folder; "
         "sys.exit(any(m in sys.modules for m in ('jax', 'numpy', 'tensorflow_datasets', 'PIL')))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -18,8 +18,9 @@ from bbo.training import devices as sharding
 FIVE_STEPS = """
 import sys
 import jax, numpy as np
-from bbo import runs, sharding
-from bbo.config import ExperimentConfig, override
+from bbo.pipeline import run as runs
+from bbo.settings import ExperimentConfig, override
+from bbo.training import devices as sharding
 if sys.argv[2] == "many":
     sharding.join_processes()
 config = override(
@@ -73,9 +74,11 @@ def test_two_processes_train_as_one_and_as_one_device(noise, tmp_path):
 RUN = """
 import os, pathlib, signal, sys, time
 import jax
-from bbo import metrics, pipeline, preemption, sharding
-from bbo.config import ExperimentConfig, override
-from experiments import cli
+from bbo import pipeline
+from bbo.pipeline import epoch_log
+from bbo.settings import ExperimentConfig, override
+from bbo.training import devices as sharding, preemption
+from experiments.command_line import program as cli
 
 config = override(
     ExperimentConfig(), width=0.25, batch_size=64, epochs=4, granularity=("filter",),
@@ -89,7 +92,7 @@ if many:
 if what == "fail alone" and sharding.is_first_process():
     def fail(*_, **__):
         raise OSError(28, "No space left on device", "metrics.jsonl")
-    metrics.metrics_writer = fail
+    epoch_log.metrics_writer = fail
 
 def main(_):
     with preemption.watch(distributed=many) as should_stop, cli.ends_at_once(many):

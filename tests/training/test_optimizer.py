@@ -11,8 +11,8 @@ from bbo.training import optimizer as optim
 
 
 @pytest.mark.parametrize("reset", [False, True])
-def test_golden_trajectory(shared_dir, reset):
-    golden = np.load(shared_dir / "golden/sgd.npz")
+def test_golden_trajectory(golden_dir, reset):
+    golden = np.load(golden_dir / "sgd.npz")
     expected = golden["params_momentum_reset_every_3" if reset else "params"]
     config = OptimizerConfig(schedule="constant", reset_momentum=reset)
     with jax.enable_x64(True):
@@ -25,8 +25,8 @@ def test_golden_trajectory(shared_dir, reset):
             np.testing.assert_allclose(params, expected[step], rtol=1e-12)
 
 
-def test_golden_schedule(shared_dir):
-    expected = np.load(shared_dir / "golden/sgd.npz")["lr"]
+def test_golden_schedule(golden_dir):
+    expected = np.load(golden_dir / "sgd.npz")["lr"]
     schedule = optim.learning_rate_schedule(OptimizerConfig(), epochs=230, steps_per_epoch=7)
     first = [float(schedule(7 * epoch)) for epoch in range(230)]
     last = [float(schedule(7 * epoch + 6)) for epoch in range(230)]

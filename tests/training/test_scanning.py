@@ -12,6 +12,8 @@ from bbo.settings.config import ExperimentConfig, override
 from bbo.training import scanning as dispatch
 from bbo.types import Preempted, UsageError
 
+pytestmark = pytest.mark.slow
+
 SMALL = override(
     ExperimentConfig(),
     epochs=2,
@@ -53,7 +55,6 @@ def test_a_call_takes_the_steps_one_after_another():
         np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-6)
 
 
-@pytest.mark.slow
 def test_a_run_that_was_stopped_between_calls_goes_on(tmp_path):
     run_experiment(IN_FIVES, tmp_path / "undisturbed")
     for stop in (1, 4):  # after a call of the first epoch, and of the second
@@ -65,7 +66,6 @@ def test_a_run_that_was_stopped_between_calls_goes_on(tmp_path):
     np.testing.assert_allclose(losses(tmp_path / "stopped"), losses(tmp_path / "one"), rtol=1e-5)
 
 
-@pytest.mark.slow
 def test_members_take_several_steps_in_a_call_too(tmp_path):
     configs = [override(IN_FIVES, seed=seed) for seed in (0, 1)]
     with pytest.raises(Preempted):

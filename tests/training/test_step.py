@@ -8,6 +8,8 @@ from bbo.pipeline import run as runs
 from bbo.settings.config import ExperimentConfig, override
 from bbo.types import UsageError
 
+pytestmark = pytest.mark.slow
+
 SMALL = override(ExperimentConfig(), epochs=2, batch_size=64, width=0.25, weight_decay=5e-3)
 
 

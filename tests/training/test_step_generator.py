@@ -9,6 +9,8 @@ from bbo.pipeline import vmapped as members
 from bbo.settings.config import ExperimentConfig, override
 from bbo.types import UsageError
 
+pytestmark = pytest.mark.slow
+
 SMALL = override(
     ExperimentConfig(), width=0.25, batch_size=64, noise="batch_bridgeout", generator="rbg"
 )

@@ -39,9 +39,9 @@ def sparsities_for(target: Goal, left_at: Callable[[float], float]) -> Iterator[
     Raises:
       UsageError: the target is out of range or, if it is counted, out of reach.
 
-    >>> list(sparsities_for(Target("macs", 0.25), lambda sparsity: (1 - sparsity) ** 2))
+    >>> list(sparsities_for(Goal("macs", 0.25), lambda sparsity: (1 - sparsity) ** 2))
     [0.5]
-    >>> list(sparsities_for(Target("latency", 0.1), lambda sparsity: 1 - sparsity))
+    >>> list(sparsities_for(Goal("latency", 0.1), lambda sparsity: 1 - sparsity))
     [0.9375]
     """
     measure, share = target.measure, target.share

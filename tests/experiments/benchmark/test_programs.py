@@ -4,18 +4,19 @@ import jax
 import numpy as np
 import pytest
 
-from bbo.pipeline import curve as curves
 from bbo.pipeline import progress
 from bbo.pipeline import run as runs
 from bbo.settings.config import ExperimentConfig, override
-from experiments.benchmark import programs as benchmarking
+from experiments.benchmark import programs
+
+pytestmark = pytest.mark.slow
 
 SMALL = override(ExperimentConfig(), width=0.25, batch_size=64, noise="batch_bridgeout")
 
 
 def test_random_images_are_like_those_of_the_dataset():
     config = override(ExperimentConfig(), dataset="cifar10", model="vgg16")
-    found = benchmarking.random_dataset(config, train_images=7, test_images=3)
+    found = programs.random_dataset(config, train_images=7, test_images=3)
     assert found.training.image.shape == (7, 32, 32, 3) and found.test.label.shape == (3,)
     assert found.training.image.dtype == np.uint8 and found.test.label.dtype == np.int32
     assert found.training.image.std() > 60 and not found.held_out.any()
@@ -44,10 +45,10 @@ class Recorded:
 
 
 def test_a_loop_takes_the_steps_of_training():
-    run = benchmarking.made_ready(SMALL)
+    run = programs.made_ready(SMALL)
     recorded = Recorded(run.programs.train)
     timed = run._replace(programs=run.programs._replace(train=recorded))
-    benchmarking.training_steps(timed).loop(3)
+    programs.training_steps(timed).loop(3)
     state = progress.beginning(run).state
     assert len(recorded.states) == 3
     for batch, found in zip(runs.training_batches(run, 1), recorded.states, strict=False):
@@ -57,9 +58,9 @@ def test_a_loop_takes_the_steps_of_training():
 
 
 def test_what_is_told_of_a_program():
-    run = benchmarking.made_ready(SMALL)
+    run = programs.made_ready(SMALL)
     before = jax.config.jax_compilation_cache_dir
-    steps = benchmarking.training_steps(run)
+    steps = programs.training_steps(run)
     assert jax.config.jax_compilation_cache_dir == before
     assert steps.flops == 6 * 64 * sum(run.macs.values())
     assert 0 < steps.compile_warm < steps.compile_cold
@@ -67,11 +68,10 @@ def test_what_is_told_of_a_program():
     assert steps.bytes_at_most > weights
 
 
-@pytest.mark.slow
 def test_a_curve_is_measured_at_all_its_points(tmp_path, monkeypatch):
-    rows, prune = [], curves.prune_network
-    monkeypatch.setattr(curves, "prune_network", lambda *args: rows.extend(prune(*args)) or rows)
-    run = benchmarking.made_ready(SMALL, test_images=100)
-    found = benchmarking.curve_time(run, 4, tmp_path)
+    rows, prune = [], programs.prune_network
+    monkeypatch.setattr(programs, "prune_network", lambda *args: rows.extend(prune(*args)) or rows)
+    run = programs.made_ready(SMALL, test_images=100)
+    found = programs.curve_time(run, 4, tmp_path)
     assert [row["sparsity"] for row in rows] == [0.0, 0.3167, 0.6333, 0.95]
     assert found.points == 4 and found.curve > 0 and found.evaluations > 0

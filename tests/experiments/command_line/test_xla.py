@@ -179,7 +179,7 @@ def test_jaxlib_is_asked_about_flags():
 
 
 PROGRAM = """
-from experiments import xla
+from experiments.command_line import xla
 xla.prepare(fusions=True)
 import jax
 counts = {"hits": 0, "misses": 0}
@@ -187,9 +187,9 @@ def count(name, **_):
     if name.startswith("/jax/compilation_cache/cache_"):
         counts[name.rpartition("_")[2]] += 1
 jax.monitoring.register_event_listener(count)
-from bbo import workdir
+from bbo.settings import provenance
 jax.block_until_ready(jax.jit(lambda x: x @ x + 1)(jax.numpy.ones((64, 64))))
-print(counts["hits"], counts["misses"], workdir.environment().get("xla_flags"))
+print(counts["hits"], counts["misses"], provenance.environment().get("xla_flags"))
 """
 
 

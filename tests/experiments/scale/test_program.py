@@ -12,6 +12,8 @@ from experiments.command_line import program as cli
 from experiments.scale import program as scale
 from experiments.scale import report as scale_report
 
+pytestmark = pytest.mark.slow
+
 PEAKS = ("--peak_flops=1e9", "--bandwidth=1e9", "--link=1e8", "--latency=1e-4")
 
 
@@ -72,7 +74,10 @@ def test_what_is_not_in_the_closed_form_is_told():
 
 
 def test_devices_are_made_before_jax_is_loaded(tmp_path):
-    code = "from experiments import scale; scale.make_devices(3); import jax; print(jax.devices())"
+    code = (
+        "from experiments.scale.program import make_devices; make_devices(3);"
+        "import jax; print(jax.devices())"
+    )
     kept = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -102,8 +107,8 @@ WRONG = {
     (OUT, "--devices=3"): "batch_sizes has 128, which 3 devices cannot share evenly",
     (OUT, "--widths=0"): "width is 0.0; it must be",
     (OUT, "--widths="): "widths is empty; give some",
-    (OUT, "--model=vgg"): "model is 'vgg'; it must be small_cnn, vgg11",
-    (OUT, "--dataset=digits"): "model vgg16 halves the image five times",
+    (OUT, "--model=vgg"): "model is 'vgg'; it must be one of small_cnn, vgg11",
+    (OUT, "--dataset=digits"): "model vgg16 needs images of 32x32 pixels",
     (OUT, "--link=0"): "link is 0.0; it must be a number > 0",
     (OUT, "--latency=-1"): "latency=-1: -1.0 is not a non-negative number",
     (OUT, "--parallel=pmap", "--dtype=bfloat16"): "pmap cannot compile bfloat16 for CPUs",

@@ -11,6 +11,8 @@ from bbo.types import UsageError
 from experiments.scale import step_cost as scaling
 from experiments.scale.step_cost import Collective, StepCost
 
+pytestmark = pytest.mark.slow
+
 NUM_IMAGES = 5000
 # Of 8, 8, 16, 16 channels, then a dense layer; each norm has a scale and a bias.
 CHANNELS = 8 + 8 + 16 + 16

@@ -7,7 +7,6 @@ from bbo.compaction.timing import Timed
 from bbo.pipeline.shrinking import goal as targets
 from bbo.pipeline.shrinking.goal import Goal
 from bbo.types import UsageError
-from experiments.compact import savings
 
 
 def first(target, left_at):
@@ -65,7 +64,7 @@ def test_share_of_time_of_medians_called_in_turn(monkeypatch):
         seen.append((images.shape, batch_sizes, seconds))
         return [{"network": name, "median": m} for name, m in zip(runtimes["jax"], (4.0, 3.0))]  # noqa: B905
 
-    monkeypatch.setattr(savings, "latencies", latencies)
+    monkeypatch.setattr(targets, "latencies", latencies)
     network = Timed(lambda variables, x: x, {})
     target = Goal("latency", 0.5, batch_size=4, seconds=0.25)
     share = targets.share_of_time(lambda x: x, network, jnp.ones((9, 2, 2, 1)), target)

@@ -12,6 +12,8 @@ from bbo.models.create import create_model, kept_channels
 from bbo.pruning import groups as grouping
 from bbo.settings.sections import ModelConfig
 
+pytestmark = pytest.mark.slow
+
 IMAGE = (32, 32, 3)
 PERCENT = range(10, 100, 10)
 
