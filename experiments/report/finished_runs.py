@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from bbo.settings.catalog import REGULARISERS
 from bbo.settings.sections import NoiseConfig, PruningConfig
 from bbo.types import UsageError
 from experiments.report import methods
+from experiments.report.archive import is_study, read_study
 
 PRUNING = [
     field.name
@@ -31,6 +32,8 @@ class Found(NamedTuple):
     runs: list[FinishedRun]
     left_out: dict[str, str]
     """Why a run is not among them, by its name."""
+    places: list[tuple[pathlib.Path, str]]
+    """Where they are, see ``places_in``."""
 
 
 class Method(NamedTuple):
@@ -50,16 +53,35 @@ class Method(NamedTuple):
 
 
 def find_runs(folders: Iterable[pathlib.Path]) -> Found:
-    """The finished runs in folders, at any depth, in the order of their names.
+    """Finished runs in folders, at any depth, and of studies there, in the order of their names.
 
-    Left out, and told why: runs that are unfinished or damaged, those of a sweep that have not
-    begun, and repetitions of method and seed, which would count as independent.
+    Left out, and told why: studies that are damaged, runs that are unfinished or damaged, those of
+    a sweep that have not begun, and repetitions of method and seed, which would count as
+    independent.
 
     Raises:
       UsageError: a folder that does not exist.
     """
-    runs, left_out, visited = [], {}, set()
-    for root in folders:
+    runs, left_out, places = [], {}, list(places_in(folders))
+    for folder, name in places:
+        try:
+            runs += read_study(folder, name) if is_study(folder) else [read_run(folder, name)]
+        except UsageError as error:
+            left_out[name or folder.resolve().name] = str(error)
+    repeated = _repeated(runs)
+    return Found([run for run in runs if run.name not in repeated], left_out | repeated, places)
+
+
+def places_in(folders: Iterable[pathlib.Path]) -> Iterator[tuple[pathlib.Path, str]]:
+    """The folders of runs and of studies in folders, each once, and their names.
+
+    That of a study goes before the names of its runs; it is empty for one that is the only folder.
+
+    Raises:
+      UsageError: a folder that does not exist.
+    """
+    roots, visited = list(folders), set()
+    for root in roots:
         if not root.is_dir():
             raise UsageError(f"{root} is not a folder; name one that holds runs")
         for folder in _run_folders(root):
@@ -67,12 +89,7 @@ def find_runs(folders: Iterable[pathlib.Path]) -> Found:
                 continue
             visited.add(folder.resolve())
             name = (pathlib.Path(root.resolve().name) / folder.relative_to(root)).as_posix()
-            try:
-                runs.append(read_run(folder, name))
-            except UsageError as error:
-                left_out[name] = str(error)
-    repeated = _repeated(runs)
-    return Found([run for run in runs if run.name not in repeated], left_out | repeated)
+            yield folder, "" if is_study(folder) and roots == [folder] else name
 
 
 def _repeated(runs: Sequence[FinishedRun]) -> dict[str, str]:
@@ -89,7 +106,7 @@ def _repeated(runs: Sequence[FinishedRun]) -> dict[str, str]:
 
 
 def _run_folders(root: pathlib.Path) -> list[pathlib.Path]:
-    """Folders that hold a run or a part of one, or are to hold a run of a sweep."""
+    """Folders that hold a study, a run or a part of one, or are to hold a run of a sweep."""
     found, possible = set(), set()
     for path, folders, files in os.walk(root):
         folder = pathlib.Path(path)
@@ -98,7 +115,9 @@ def _run_folders(root: pathlib.Path) -> list[pathlib.Path]:
             folders.clear()  # what a run has below is its own
         if "summary.json" in files:
             possible.add(folder)
-        if "runs.jsonl" in files:
+        if is_study(folder):
+            found.add(folder)
+        elif "runs.jsonl" in files:
             planned = len(read_lines(folder / "runs.jsonl"))
             possible |= {folder / f"{index:04d}" for index in range(planned)}
         folders[:] = [name for name in folders if not name.startswith(".")]

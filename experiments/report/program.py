@@ -2,6 +2,7 @@
 
   python -m experiments.report runs/digits --out=report          of all finished runs below a folder
   python -m experiments.report runs/a runs/b --out=report        of several
+  python -m experiments.report runs/digits --archive=study       keeps them, in three tables
 
 Runs that differ in nothing but their seed, and the points at which they were measured, are one
 method; methods are compared on the same dataset and network, and named by the settings in which
@@ -11,6 +12,11 @@ classes.csv (what each class loses when half is removed), summary.csv, summary.m
 the files, accuracies are fractions. Intervals are 95 % confidence intervals of the mean, by
 Student's t. Runs that are unfinished or damaged are left out and listed. Exit status 2: nothing to
 report, or a mistake.
+
+--archive writes the runs that would be reported on as a study, to hand on: runs.jsonl (their
+settings, environments and summaries), points.csv (all pruning points) and epochs.csv (all epochs).
+The folder of a study may be given for that of its runs. A study that is there is written again if
+all its runs are among them, unchanged; else nothing is written.
 """
 
 import io
@@ -27,6 +33,7 @@ from bbo.pipeline.curve_file import save_figure
 from bbo.types import UsageError
 from experiments.command_line.program import leave, run_program
 from experiments.report import figures, statistics, tables
+from experiments.report.archive import records_at, write_study
 from experiments.report.finished_runs import (
     Found,
     Method,
@@ -47,6 +54,9 @@ FLAGS = flags.FlagValues()
 flags.DEFINE_string(
     "out", None, "folder for the tables and figures", flag_values=FLAGS, module_name=" report"
 )
+flags.DEFINE_string(
+    "archive", None, "folder to keep the runs in", flag_values=FLAGS, module_name=" report"
+)
 WORST_CLASSES = (
     "### Classes that lose most test accuracy with 50 % of the filters removed, in points "
     "[95 % interval] (networks)"
@@ -60,26 +70,38 @@ PUBLISHED = pathlib.Path(__file__).parents[1] / "published"
 
 
 def main(values: flags.FlagValues, *directories: str) -> None:
-    """Reports on all runs below the directories, prints the summary and the paths."""
-    if not values["out"].value:
+    """Keeps or reports on all runs below the directories, prints the summary and the paths."""
+    writers = {"archive": write_archive, "out": write_report}
+    given = [name for name in writers if values[name].value]
+    if not given:
         raise UsageError("out is missing; name a folder for the tables, as in --out=report")
-    out = pathlib.Path(values["out"].value).expanduser()
     found = find_runs([pathlib.Path(folder).expanduser() for folder in directories])
     if not found.runs:
         listed = "; ".join(f"{name} is {reason}" for name, reason in found.left_out.items())
         where = " and ".join(directories)
         raise UsageError(f"no finished run in {where}" + (f": {listed}" if listed else ""))
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        text, paths = write_report(found, out)
-    except OSError as error:
-        raise UsageError(f"out {out} cannot be written: {error.strerror}; name another") from None
-    print(text)
-    print("\n".join(map(str, paths)))
+    for name in given:
+        out = pathlib.Path(values[name].value).expanduser()
+        try:
+            text, paths = writers[name](found, out)
+        except OSError as error:
+            why = f"{name} {out} cannot be written: {error.strerror}; name another"
+            raise UsageError(why) from None
+        print(text)
+        print("\n".join(map(str, paths)))
+
+
+def write_archive(found: Found, out: pathlib.Path) -> tuple[str, list[pathlib.Path]]:
+    """Writes the runs as a study; gives what was left out, as text, and the paths of the tables."""
+    names = {run.name for run in found.runs}
+    records = [one for place in found.places for one in records_at(*place, names)]
+    text = "\n\n".join([f"{len(names)} finished runs.", *left_out(found)])
+    return text, write_study(out, records)
 
 
 def write_report(found: Found, out: pathlib.Path) -> tuple[str, list[pathlib.Path]]:
     """Writes everything; gives the summary in Markdown and the paths of all files."""
+    out.mkdir(parents=True, exist_ok=True)
     groups = grouped(found.runs)
     points = points_of(groups)
     records = {
@@ -120,11 +142,15 @@ def opening(found: Found, groups: Sequence[Method]) -> str:
         "Student's t: with few runs they are wide. A dash: there is no such number.",
         "Made on:",
         "\n".join(f"* {line}" for line in tables.environment_lines(groups)),
+        *left_out(found),
     ]
-    if found.left_out:
-        parts += ["Left out:"]
-        parts += ["\n".join(f"* {name}: {reason}" for name, reason in found.left_out.items())]
     return "\n\n".join(parts)
+
+
+def left_out(found: Found) -> list[str]:
+    """Paragraphs: which runs were left out, and why; none if none was."""
+    lines = [f"* {name}: {reason}" for name, reason in found.left_out.items()]
+    return ["Left out:", "\n".join(lines)] if lines else []
 
 
 def problem_text(group: Method) -> str:

@@ -16,7 +16,7 @@ from experiments.report import finished_runs as study
 from experiments.report import statistics as comparison
 
 ROOT = pathlib.Path(__file__).parents[3]
-RESULTS = sorted(path.parent for path in (ROOT / "experiments/results").glob("*/runs"))
+STUDIES = sorted(path.parent for path in (ROOT / "experiments/results").glob("*/points.csv"))
 TABLES = tuple(f"{name}.csv" for name in ("curves", "differences", "gains", "classes", "summary"))
 FILES = (*TABLES, "summary.md")
 
@@ -112,14 +112,14 @@ def test_report_of_small_runs(tmp_path, capsys):
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
-@pytest.mark.parametrize("folder", RESULTS, ids=lambda folder: folder.name)
-def test_recorded_tables_are_those_of_their_records(folder, tmp_path):
-    assert run_program(folder / "runs", f"--out={tmp_path}") == 0
-    for name in FILES:
-        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes(), name
-    assert {path.name for path in tmp_path.iterdir()} | {"runs"} == {
-        path.name for path in folder.iterdir()
-    }
+@pytest.mark.parametrize("folder", STUDIES, ids=lambda folder: folder.name)
+def test_recorded_summaries_are_those_of_their_studies(folder, tmp_path):
+    assert run_program(folder, f"--out={tmp_path}", f"--archive={tmp_path / 'again'}") == 0
+    made = {path.name for path in tmp_path.iterdir()} - {"again", *TABLES}
+    kept = {path.name: path for path in (tmp_path / "again").iterdir()}
+    assert made | set(kept) == {path.name for path in folder.iterdir()}
+    for path in (tmp_path / "summary.md", *kept.values()):
+        assert path.read_bytes() == (folder / path.name).read_bytes(), path.name
     for path in folder.glob("*.png"):
         with Image.open(path) as recorded, Image.open(tmp_path / path.name) as made:
             assert recorded.info["Description"] == made.info["Description"], path.name
@@ -186,6 +186,9 @@ def test_of_many_methods_only_differences_from_the_baseline_are_shown(tmp_path):
         (["{half}", "--out={out}"], "half is unfinished: no summary.json"),
         (["{runs}", "--out={runs}/0/config.json"], "cannot be written"),
         (["{runs}", "--ot={out}"], "Unknown command line flag 'ot'"),
+        (["{half}", "--archive={out}"], "half is unfinished: no summary.json"),
+        (["{runs}", "--archive={runs}/0/config.json"], "cannot be written"),
+        (["{runs}", "--archive={runs}/0"], "is the folder of a sweep or a run; name another"),
     ],
 )
 def test_mistakes_end_in_one_line(tmp_path, capsys, arguments, told):
