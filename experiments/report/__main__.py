@@ -1,5 +1,8 @@
 """``python -m experiments.report``."""
 
-from experiments.report.program import begin
+import sys
 
-begin()
+from experiments.command_line.program import start
+from experiments.report.program import FLAGS, main, positional
+
+start(main, FLAGS, positional=positional(sys.argv))

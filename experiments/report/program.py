@@ -21,9 +21,7 @@ all its runs are among them, unchanged; else nothing is written.
 
 import io
 import pathlib
-import sys
 from collections.abc import Collection, Sequence
-from typing import NoReturn
 
 import pandas as pd
 from absl import flags
@@ -31,7 +29,6 @@ from absl import flags
 from bbo.files import write_text
 from bbo.pipeline.curve_file import save_figure
 from bbo.types import UsageError
-from experiments.command_line.program import leave, run_program
 from experiments.report import figures, statistics, tables
 from experiments.report.archive import records_at, write_study
 from experiments.report.finished_runs import (
@@ -272,8 +269,3 @@ def positional(argv: Sequence[str]) -> list[str]:
         return ["DIR"] * max(1, len(FLAGS(list(argv))) - 1)
     except (flags.Error, ValueError):  # which it will tell about
         return ["DIR"]
-
-
-def begin() -> NoReturn:
-    """Runs the program on the arguments of this process, and ends it."""
-    leave(run_program(main, FLAGS, sys.argv, positional=positional(sys.argv)))

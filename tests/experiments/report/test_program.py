@@ -112,6 +112,7 @@ def test_report_of_small_runs(tmp_path, capsys):
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", STUDIES, ids=lambda folder: folder.name)
 def test_recorded_summaries_are_those_of_their_studies(folder, tmp_path):
     assert run_program(folder, f"--out={tmp_path}", f"--archive={tmp_path / 'again'}") == 0
