@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from bbo.pruning.criteria import Criterion, norm_of, scores
 from bbo.pruning.groups import norms_of, tie_scores
 from bbo.pruning.masking import apply_masks, masks
 from bbo.pruning.ranking import drop_counts, kept_fraction, ranks
-from bbo.types import Array, Masks, Params, require
+from bbo.types import Array, Masks, Params, UsageError, require
 
 Norms = Callable[[str], str | Sequence[str]]
 """From a kernel's name to that of the norm behind it, see ``masking.masks``."""
@@ -46,14 +46,16 @@ class Pruner(NamedTuple):
 
         Args:
           sparsity: in [0, 1]; counts are rounded down, and ties stay.
-          round_to: keep a multiple of so many units of each parameter, rounded up, where there
-            are so many.
+          round_to: keep a multiple of so many filters of each layer, rounded up, where there are
+            so many.
           macs: multiply-adds by kernel name, for ``macs_kept``.
 
         Raises:
           UsageError: an argument out of range.
         """
-        require(round_to >= 1, "round_to", round_to, ">= 1")
+        whole = self.scope != "global" and all(x.ndim == 1 for x in self.scores.values())
+        allowed = ">= 1" if whole else "1, except for filters that compete in their layer"
+        require(round_to == 1 or (whole and round_to > 1), "round_to", round_to, allowed)
         counts = {
             name: jnp.asarray(_rounded(len(self.scores[name]), count, round_to), jnp.int32)
             for name, count in drop_counts(self.scores, sparsity, scope=self.scope).items()
@@ -105,8 +107,12 @@ def prepare(
     >>> pruner.prune(0.5)["conv"]["kernel"].ravel().tolist()
     [3.0, 0.0, 0.0, 4.0]
     """
-    by_group = scope == "group"
-    require(by_group == (groups is not None), "scope", scope, "'group' if groups are given")
+    if scope == "group" and groups is None:
+        raise UsageError(
+            "scope 'group' needs groups: groups_of(find_channels(...).groups, 'params')"
+        )
+    if scope != "group" and groups is not None:
+        raise UsageError(f"groups are given, but scope is {scope!r}; set it to 'group'")
     if isinstance(criterion, Mapping):
         scored = dict(criterion)
     else:
@@ -119,7 +125,7 @@ def prepare(
     return Pruner(params, scored, ranked, scope, meaning, behind)
 
 
-def prune(params: Params, sparsity: float, **options) -> Params:
+def prune(params: Params, sparsity: float, **options: Any) -> Params:
     """The parameters with the share ``sparsity`` of their units set to zero.
 
     Args:
