@@ -81,20 +81,20 @@ def main(values: flags.FlagValues) -> int:
     distributed = values["distributed"].value
     xla.prepare(fusions=data.dataset != "digits", distributed=distributed)
     # Only now the heavy part: a wrong setting is told within a second.
-    from bbo.pipeline import curve_file as report
-    from bbo.pipeline import experiment as pipeline
-    from bbo.training import devices as sharding
+    from bbo.pipeline.curve_file import curve_table, subtitle, title
+    from bbo.pipeline.experiment import run_experiment, run_members
     from bbo.training import preemption
+    from bbo.training.devices import is_first_process, join_processes
 
     if distributed:
-        sharding.join_processes()
+        join_processes()
     with preemption.watch(distributed=distributed) as should_stop, ends_at_once(distributed):
         results = (
-            pipeline.run_members(list(made.values()), list(made), should_stop)
+            run_members(list(made.values()), list(made), should_stop)
             if len(made) > 1
-            else [pipeline.run_experiment(*made.values(), *made, should_stop)]
+            else [run_experiment(*made.values(), *made, should_stop)]
         )
-    if not sharding.is_first_process():
+    if not is_first_process():
         return 0
     whole = values["workdir"].value
     if whole and pathlib.Path(whole).expanduser() not in made:
@@ -102,9 +102,9 @@ def main(values: flags.FlagValues) -> int:
         names = [folder.name for folder in made]
         write_json(pathlib.Path(whole).expanduser() / "summary.json", {"runs": names})
     for member, result in zip(made.values(), results, strict=True):
-        print(f"\n{report.title(member)}\n{report.subtitle(member)}")
+        print(f"\n{title(member)}\n{subtitle(member)}")
         print("Test accuracy (%) by the share asked to be removed:\n")
-        print(report.curve_table(result.curve))
+        print(curve_table(result.curve))
         print(f"\nPlot:   {result.workdir / 'curve.png'}\nFolder: {result.workdir}")
     return 0
 

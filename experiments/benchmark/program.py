@@ -70,7 +70,7 @@ def main(values: flags.FlagValues) -> None:
     """Measures everything and shows it."""
     earlier, configs = check(values)
     xla.prepare(fusions=values["dataset"].value != "digits")
-    from experiments.benchmark import report as benchmark_report
+    from experiments.benchmark.report import write
 
     out = pathlib.Path(values["out"].value).expanduser()
     out.mkdir(parents=True, exist_ok=True)
@@ -92,7 +92,7 @@ def main(values: flags.FlagValues) -> None:
             record["curves"].append(measure_curve(same[0], values))
         # As far as it has come: an hour of measuring is not lost with the last network.
         write_json(out / "record.json", record)
-    print(benchmark_report.write(record, earlier, out))
+    print(write(record, earlier, out))
     print(f"Plot:   {out / 'steps.png'}\nFolder: {out}")
 
 
@@ -208,19 +208,16 @@ def jax_programs(
     configs: list[ExperimentConfig], values: flags.FlagValues
 ) -> Iterator[tuple[dict[str, Any], Any]]:
     """What each program is, and its loop."""
-    from experiments.benchmark import programs as benchmarking
+    from experiments.benchmark.programs import made_ready, training_steps
 
     variants = itertools.product(
         numbers(values, "members"), numbers(values, "steps_per_call"), values["generator"].value
     )
     for (members, calls, generator), config in itertools.product(variants, configs):
         config = override(config, steps_per_call=calls, generator=generator)
-        first = benchmarking.made_ready(config)
-        others = [
-            benchmarking.made_ready(override(config, seed=seed), like=first)
-            for seed in range(1, members)
-        ]
-        steps = benchmarking.training_steps(first, *others)
+        first = made_ready(config)
+        others = [made_ready(override(config, seed=seed), like=first) for seed in range(1, members)]
+        steps = training_steps(first, *others)
         named = [f"{members} members"] * (members > 1) + [f"{calls} steps a call"] * (calls > 1)
         named += [generator] * (generator != "threefry")
         row = labels(config, "jax", ", ".join(named)) | steps._asdict()
@@ -233,15 +230,15 @@ def torch_programs(
     """The same in PyTorch, in each variant that may be the fastest."""
     if against != "torch":
         return
-    from experiments.benchmark import programs as benchmarking
-    from experiments.benchmark.pytorch import training as torch_training
+    from experiments.benchmark.programs import BATCHES, random_dataset
+    from experiments.benchmark.pytorch.training import create_step, loop_of, variants
 
     for config in configs:
-        count = benchmarking.BATCHES * config.train.batch_size
-        images = benchmarking.random_dataset(config, train_images=count, test_images=1).training
-        for variant in torch_training.variants():
-            step = torch_training.create_step(config, variant, *images)
-            yield labels(config, "torch", variant.text), torch_training.loop_of(step)
+        count = BATCHES * config.train.batch_size
+        images = random_dataset(config, train_images=count, test_images=1).training
+        for variant in variants():
+            step = create_step(config, variant, *images)
+            yield labels(config, "torch", variant.text), loop_of(step)
 
 
 def labels(config: ExperimentConfig, framework: str, variant: str) -> dict[str, Any]:
@@ -280,10 +277,10 @@ def summary(row: dict[str, Any], samples: list[Any]) -> dict[str, Any]:
 
 def measure_curve(config: ExperimentConfig, values: flags.FlagValues) -> dict[str, Any]:
     """The time of a pruning curve beside that of as many evaluations."""
-    from experiments.benchmark import programs as benchmarking
+    from experiments.benchmark.programs import curve_time, made_ready
 
-    run = benchmarking.made_ready(config, test_images=values["test_images"].value)
+    run = made_ready(config, test_images=values["test_images"].value)
     with tempfile.TemporaryDirectory() as folder:
-        found = benchmarking.curve_time(run, values["curve_points"].value, pathlib.Path(folder))
+        found = curve_time(run, values["curve_points"].value, pathlib.Path(folder))
     images = {"test_images": values["test_images"].value}
     return labels(config, "jax", "") | images | found._asdict()

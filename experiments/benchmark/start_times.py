@@ -28,13 +28,13 @@ def load_seconds(config: ExperimentConfig) -> dict[str, float]:
     Raises:
       UsageError: they are not there, see ``datasets.load_dataset``.
     """
-    from bbo.data import datasets as data
+    from bbo.data.datasets import load_dataset
 
     with tempfile.TemporaryDirectory() as folder:
         settings = dataclasses.replace(config.data, cache_dir=folder)
 
         def load() -> None:
-            data.load_dataset(settings, seed=0)
+            load_dataset(settings, seed=0)
 
         name = f"load {config.data.dataset}"
         return {name: _seconds(load), f"{name}, again": _seconds(load)}

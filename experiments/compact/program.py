@@ -80,28 +80,28 @@ def main(values: flags.FlagValues) -> None:
     folder, out = (pathlib.Path(values[name].value).expanduser() for name in ("workdir", "out"))
     xla.prepare(fusions=False)
     # Only now the heavy part: a mistake is told within a second.
-    from bbo.pipeline import run as runs
     from bbo.pipeline.finished import read_network, read_run
-    from bbo.pipeline.shrinking import gradual as stepwise
-    from bbo.pipeline.shrinking import shrink as shrinking
-    from bbo.pipeline.shrinking.goal import Goal as Target
+    from bbo.pipeline.run import set_up
+    from bbo.pipeline.shrinking.goal import Goal
+    from bbo.pipeline.shrinking.gradual import shrink_gradually
+    from bbo.pipeline.shrinking.shrink import accuracy_of, for_removal
 
-    config = shrinking.for_removal(read_run(folder, folder.name).config, **settings)
+    config = for_removal(read_run(folder, folder.name).config, **settings)
     dense = read_network(folder).variables
     images, seconds = values["latency_batch_size"].value, values["seconds"].value
     timed = {"latency_batch_size": images} if measure_of == "latency" else {}
-    shrunk = stepwise.shrink_gradually(
+    shrunk = shrink_gradually(
         config,
         dense,
-        Target(measure_of, share, images, seconds),
+        Goal(measure_of, share, images, seconds),
         iterations=values["iterations"].value,
         train=training(values, config, out),
         round_to=values["round_to"].value,
         memory=out / "latencies.jsonl" if values["fine_tune_epochs"].value else None,
     )
     networks = {"dense": dense, "pruned": shrunk.masked, "compact": shrunk.variables}
-    accuracies = {name: shrinking.accuracy_of(config, net) for name, net in networks.items()}
-    run = runs.set_up(config)
+    accuracies = {name: accuracy_of(config, net) for name, net in networks.items()}
+    run = set_up(config)
     del networks["pruned"]
     summary = {
         "run": str(folder),
@@ -161,22 +161,22 @@ def batch_sizes(values: flags.FlagValues) -> list[int]:
 
 def training(values: flags.FlagValues, config: Any, out: pathlib.Path) -> Callable[..., Any]:
     """What becomes of the network after each iteration: it is trained on, if that is asked for."""
-    from bbo.compaction import removal as compaction
-    from bbo.pipeline import run as runs
-    from bbo.pipeline.shrinking import gradual as stepwise
+    from bbo.compaction.removal import smaller
+    from bbo.pipeline.run import set_up, variables_of
+    from bbo.pipeline.shrinking.gradual import fine_tune
     from bbo.training import preemption
 
     epochs, rate = values["fine_tune_epochs"].value, values["fine_tune_rate"].value
-    first = runs.variables_of(runs.set_up(config).state) if values["rewind"].value else None
+    first = variables_of(set_up(config).state) if values["rewind"].value else None
 
     def train(shrunk: Any, number: int) -> Any:
         nonlocal first
         if not epochs:
             return shrunk.variables
         if first is not None:
-            first = compaction.smaller(first, shrunk.cut)
+            first = smaller(first, shrunk.cut)
         with preemption.watch(distributed=False) as should_stop:
-            return stepwise.fine_tune(
+            return fine_tune(
                 first or shrunk.variables,
                 config,
                 out / f"fine_tune_{number}",
@@ -191,11 +191,11 @@ def training(values: flags.FlagValues, config: Any, out: pathlib.Path) -> Callab
 def networks_of(run: Any, variables: dict[str, Any]) -> dict[str, Any]:
     """Each set of variables with the function that runs it."""
     from bbo.compaction.timing import Timed
-    from bbo.models import create as models
+    from bbo.models.create import kept_channels
     from bbo.pipeline.compiled import model_of
 
     return {
-        name: Timed(model_of(run.config, kept=models.kept_channels(of["params"])).apply, of)
+        name: Timed(model_of(run.config, kept=kept_channels(of["params"])).apply, of)
         for name, of in variables.items()
     }
 
@@ -205,17 +205,17 @@ def export_networks(
 ) -> list[dict[str, Any]]:
     """Writes ``network.*`` of the smaller network, and ``dense.onnx`` to compare with."""
     from bbo.compaction import export
-    from bbo.models import create as models
-    from bbo.pipeline.shrinking import shrink as shrinking
+    from bbo.models.create import kept_channels
+    from bbo.pipeline.shrinking.shrink import example_images
 
     small = variables["compact"]
     spec = {
         "model": dataclasses.asdict(run.config.model),
         "dataset": run.config.data.dataset,
-        "kept_channels": models.kept_channels(small["params"]),
+        "kept_channels": kept_channels(small["params"]),
     }
     export.save_network(out, spec=spec, variables=small)
-    example = shrinking.example_images(run, EXPORTED_IMAGES)
+    example = example_images(run, EXPORTED_IMAGES)
     checks = []
     for name, network in networks_of(run, variables).items():
         stem = "network" if name == "compact" else name
@@ -233,8 +233,8 @@ def measure(
     import pandas as pd
 
     from bbo.compaction import timing
-    from bbo.pipeline import curve_file as report
-    from bbo.pipeline.shrinking import shrink as shrinking
+    from bbo.pipeline.curve_file import save_figure
+    from bbo.pipeline.shrinking.shrink import example_images
     from experiments.compact import savings
 
     sizes, networks = batch_sizes(values), networks_of(run, variables)
@@ -248,24 +248,24 @@ def measure(
         for name, path in files.items():
             counts[name]["bytes of ONNX"] = path.stat().st_size
         runtimes["onnxruntime"] = {name: timing.onnx_call(path) for name, path in files.items()}
-    images = shrinking.example_images(run, max(sizes))
+    images = example_images(run, max(sizes))
     times = timing.latencies(runtimes, images, batch_sizes=sizes, seconds=values["seconds"].value)
     found = savings.table(counts, times)
     for name, rows in (("latency", times), ("cost", found)):
         write_text(out / f"{name}.csv", pd.DataFrame(rows).to_csv(index=False))
     title = f"{run.config.model.model} on {run.config.data.dataset}: what is left"
-    report.save_figure(out / "cost.png", savings.savings_figure(found, title))
+    save_figure(out / "cost.png", savings.savings_figure(found, title))
     return found
 
 
 def show(found: Any, shrunk: Any, accuracies: dict[str, float], out: pathlib.Path) -> None:
     """The table, what could not be removed, the accuracies and the paths."""
-    from bbo.pipeline.shrinking import unremovable as staying
+    from bbo.pipeline.shrinking.unremovable import staying_text
     from experiments.compact import savings
     from experiments.report import tables
 
     print(tables.markdown(savings.table_text(found)))
-    print(f"\n{staying.staying_text(shrunk.staying)}")
+    print(f"\n{staying_text(shrunk.staying)}")
     if "latency" in shrunk.left:
         print(f"Time in jax when it was chosen: {shrunk.left['latency']:.1%} of the dense one's")
     texts = [f"{name} {100 * accuracy:.2f} %" for name, accuracy in accuracies.items()]

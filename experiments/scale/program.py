@@ -80,9 +80,9 @@ def main(values: flags.FlagValues) -> None:
     # Only now the heavy part: a mistake is told within a second.
     import pandas as pd
 
-    from bbo.pipeline import curve_file as report
+    from bbo.pipeline.curve_file import save_figure
     from experiments.report import tables
-    from experiments.scale import report as scale_report
+    from experiments.scale.report import communication_text, peaks_text, scale_figure, table_text
 
     peaks = peaks_from(values)
     rows = [
@@ -94,9 +94,9 @@ def main(values: flags.FlagValues) -> None:
     write_text(out / "scale.csv", pd.DataFrame(rows).to_csv(index=False))
     network = f"{config.model.model} on {config.data.dataset}, {config.noise.noise}"
     title = f"{network}, {config.train.dtype}; at least, predicted from: {peaks.source}"
-    report.save_figure(out / "scale.png", scale_report.scale_figure(rows, title))
-    print(tables.markdown(scale_report.table_text(rows)))
-    print(f"\n{scale_report.peaks_text(peaks)}\n{scale_report.communication_text(rows)}")
+    save_figure(out / "scale.png", scale_figure(rows, title))
+    print(tables.markdown(table_text(rows)))
+    print(f"\n{peaks_text(peaks)}\n{communication_text(rows)}")
     print(f"Table:  {out / 'scale.csv'}\nPlot:   {out / 'scale.png'}")
 
 
@@ -198,20 +198,20 @@ def measured(
     """What is counted at each point; strong and weak scaling share what they can."""
     import jax
 
-    from bbo.training import bar as progress
-    from bbo.training import devices as sharding
-    from experiments.scale import step_cost as scaling
+    from bbo.training.bar import progress_bar
+    from bbo.training.devices import data_mesh
+    from experiments.scale.step_cost import step_counts, step_macs
 
     macs = {
-        width: scaling.step_macs(override(config, width=width, batch_size=2)) // 2
+        width: step_macs(override(config, width=width, batch_size=2)) // 2
         for width in {point.width for point in points}
     }
     known: dict[tuple, dict[str, Any]] = {}
-    for point in progress.progress_bar(points, desc="compiling", unit="program"):
+    for point in progress_bar(points, desc="compiling", unit="program"):
         program = (point.width, point.global_batch, point.devices)
         if program not in known:
-            mesh = sharding.data_mesh(jax.devices()[: point.devices])
-            known[program] = scaling.step_counts(configured(config, point), mesh, num_images)
+            mesh = data_mesh(jax.devices()[: point.devices])
+            known[program] = step_counts(configured(config, point), mesh, num_images)
         per_device = point.global_batch // point.devices
         yield point, {"macs": macs[point.width] * per_device, **known[program]}
 

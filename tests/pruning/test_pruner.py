@@ -7,6 +7,7 @@ import pytest
 
 from bbo import compaction, pruning
 from bbo.pruning.groups import groups_of, tie_scores
+from bbo.pruning.pruner import kept_costs
 from bbo.types import UsageError
 
 KERNELS = np.random.default_rng(5).standard_normal((2, 3, 3, 4, 8)).astype(np.float32)
@@ -94,3 +95,21 @@ def test_multiples_are_of_filters_in_their_layer():
     for how in ({"granularity": "weight"}, {"scope": "global"}):
         with pytest.raises(UsageError, match="except for filters that compete in their layer"):
             pruning.prepare(PARAMS, **how).at(0.7, round_to=4)
+
+
+def test_kept_costs_by_hand():
+    params = {"a": {"kernel": jnp.ones((1, 1, 3, 4)), "bias": jnp.ones(4)}, "b": jnp.ones((4, 2))}
+    masks = {
+        "a": {"kernel": jnp.array([True, False, False, False]), "bias": jnp.ones((), bool)},
+        "b": jnp.ones((4, 2), bool).at[0, 0].set(False),
+    }
+    kept = kept_costs(params, masks, {"a/kernel": 1200, "b": 80})
+    np.testing.assert_allclose(kept["params_kept"], (3 + 4 + 7) / (12 + 4 + 8), rtol=1e-6)
+    np.testing.assert_allclose(kept["macs_kept"], (300 + 70) / 1280, rtol=1e-6)
+
+
+def test_costs_may_exceed_32_bits():
+    params = {"kernel": jnp.ones((1, 1, 1, 4))}
+    masks = {"kernel": jnp.array([True, False, False, False])}
+    kept = jax.jit(lambda m: kept_costs(params, m, {"kernel": 6_000_000_000}))(masks)
+    assert float(kept["macs_kept"]) == float(kept["params_kept"]) == 0.25
