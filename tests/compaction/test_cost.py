@@ -9,7 +9,7 @@ from networks import build
 
 from bbo import compaction
 from bbo.compaction import channels, cost
-from bbo.compaction import replay as resizing
+from bbo.compaction.replay import smaller_function
 from bbo.types import UsageError
 
 
@@ -266,7 +266,7 @@ def test_macs_of_vgg16_with_filters_removed(vgg16, percent):
     assert len(found.removable) == 13
     removed = [np.arange(group.size) < int(group.size * percent / 100) for group in found.removable]
     cut = channels.cut_of(found.removable, removed)
-    small = resizing.smaller_function(model.apply, variables, cut)
+    small = smaller_function(model.apply, variables, cut)
     small_variables = jax.eval_shape(lambda leaves: compaction.smaller(leaves, cut), variables)
 
     expected, before = 0, 3

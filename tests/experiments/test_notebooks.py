@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from bbo import pruning
-from bbo.pipeline import curve_file as report
+from bbo.pipeline.curve_file import read_curve
 from bbo.pipeline.experiment import run_experiment
 from bbo.pipeline.finished import read_network
 from bbo.settings.config import ExperimentConfig, override
@@ -96,7 +96,7 @@ def test_pytrees_finds_what_the_runs_recorded(played):
     curves, kept, accuracy = tables
     recorded = pd.DataFrame(
         {
-            method: 100 * report.read_curve(played / "runs" / method / "curve.csv")["test_top1"]
+            method: 100 * read_curve(played / "runs" / method / "curve.csv")["test_top1"]
             for method in METHODS
         }
     ).to_numpy()

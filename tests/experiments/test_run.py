@@ -10,9 +10,9 @@ import pytest
 
 from bbo import files
 from bbo.settings.config import override, to_json
-from experiments import presets as configs
 from experiments import run
-from experiments.command_line import program as cli
+from experiments.command_line.program import run_program
+from experiments.presets import digits
 
 NOBODY = 65534
 CIFAR = "--dataset=cifar10"
@@ -126,7 +126,7 @@ def places(tmp_path, monkeypatch):
         (tmp_path / name).write_text(text)
     for name in ("EMPTY", "OTHER", "here"):
         (tmp_path / name).mkdir()
-    other = override(configs.digits, q=2.0)
+    other = override(digits, q=2.0)
     files.write_json(tmp_path / "OTHER" / "config.json", {"config": to_json(other)})
     monkeypatch.chdir(tmp_path / "here")
     return tmp_path
@@ -134,7 +134,7 @@ def places(tmp_path, monkeypatch):
 
 def check_refused(capsys, folder, arguments, *parts):
     before = sorted(folder.rglob("*"))
-    status = cli.run_program(run.main, run.FLAGS, ["run", *arguments])
+    status = run_program(run.main, run.FLAGS, ["run", *arguments])
     out, err = capsys.readouterr()
     assert (status, out) == (2, "")
     assert err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n")
@@ -165,7 +165,7 @@ def test_a_closed_folder_ends_in_one_line(arguments, places, capsys):
         try:
             if user == 0:  # root may enter everywhere
                 os.seteuid(NOBODY)
-            status = cli.run_program(run.main, run.FLAGS, ["run", *workdir, *arguments])
+            status = run_program(run.main, run.FLAGS, ["run", *workdir, *arguments])
         finally:
             os.seteuid(user)
         out, err = capsys.readouterr()
@@ -200,7 +200,7 @@ def test_help_shows_every_setting_with_its_defaults(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(run.__doc__.strip()) and done.stdout.endswith("False\n")
     text = " ".join(done.stdout.split())
-    for section in to_json(configs.digits).values():
+    for section in to_json(digits).values():
         assert all(f"{name}:" in text for name in section)
     assert "[digits: 1; clean: 1.5; published: 1.5]" in text
     assert "--schedule: <step|cosine|constant>:" in text and "[default: step]" in text

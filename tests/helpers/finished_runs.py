@@ -2,11 +2,10 @@
 
 import json
 
-from bbo.pipeline import curve_file as report
-from bbo.settings import config as configs
-from bbo.settings.config import ExperimentConfig, override
-from experiments.report import finished_runs as study
-from experiments.report import statistics as comparison
+from bbo.pipeline.curve_file import write_curve
+from bbo.settings.config import ExperimentConfig, override, to_json
+from experiments.report.finished_runs import find_runs, grouped, points_of
+from experiments.report.statistics import curve_statistics
 
 BASE = override(ExperimentConfig(), sparsities=(0.0, 0.5, 0.6), recovery=("none",))
 
@@ -37,9 +36,9 @@ def make_run(folder, accuracies=(0.9, 0.8, 0.5), failed=None, **settings):
                 | ({"error": "ValueError: no"} if sparsity == failed else numbers)
             )
     folder.mkdir(parents=True)
-    record = {"config": configs.to_json(config), "environments": [{"device": "cpu"}]}
+    record = {"config": to_json(config), "environments": [{"device": "cpu"}]}
     (folder / "config.json").write_text(json.dumps(record))
-    report.write_curve(folder / "curve.csv", rows)
+    write_curve(folder / "curve.csv", rows)
     (folder / "summary.json").write_text("{}")
 
 
@@ -47,5 +46,5 @@ def statistics(tmp_path, *settings):
     """The groups of runs with these settings, and the statistics of their curves."""
     for i, one in enumerate(settings):
         make_run(tmp_path / str(i), **one)
-    found = study.grouped(study.find_runs([tmp_path]).runs)
-    return found, comparison.curve_statistics(study.points_of(found))
+    found = grouped(find_runs([tmp_path]).runs)
+    return found, curve_statistics(points_of(found))

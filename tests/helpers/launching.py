@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from experiments.command_line import program as cli
+from experiments.command_line.program import run_program
 from launch import logs
 from launch.local import program as local
 
@@ -54,7 +54,7 @@ def write_spec(out, *runs):
 def launch(out, *argv):
     """Runs the launcher in this process."""
     arguments = ["local", str(out.parent / "spec.py"), str(out), *argv]
-    return cli.run_program(local.main, local.FLAGS, arguments, positional=("SPEC", "OUT"))
+    return run_program(local.main, local.FLAGS, arguments, positional=("SPEC", "OUT"))
 
 
 def launcher(out, *argv, stderr=subprocess.PIPE):

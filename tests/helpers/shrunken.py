@@ -5,10 +5,10 @@ import numpy as np
 
 from bbo.compaction import cost
 from bbo.pipeline import run as runs
-from bbo.pipeline.shrinking import shrink as shrinking
+from bbo.pipeline.shrinking.shrink import for_removal
 from bbo.settings.config import ExperimentConfig, override
 
-CONFIG = shrinking.for_removal(
+CONFIG = for_removal(
     override(ExperimentConfig(), batch_size=64, width=0.5, recovery_images=128, epochs=2),
     scope="group",
     recovery=("batch_norm",),

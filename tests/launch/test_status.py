@@ -11,7 +11,7 @@ import time
 import pytest
 
 from bbo.types import RunError, UsageError
-from experiments.command_line import program as cli
+from experiments.command_line.program import run_program
 from launch import logs, status, sweep
 from launch.k8s import program as k8s
 from launch.slurm import squeue
@@ -65,7 +65,7 @@ def queue(monkeypatch):
 
 def show(out, *argv):
     arguments = ["status", str(out), *argv]
-    return cli.run_program(status.main, status.FLAGS, arguments, positional=("OUT",))
+    return run_program(status.main, status.FLAGS, arguments, positional=("OUT",))
 
 
 TABLE = """\

@@ -12,8 +12,8 @@ import time
 import pytest
 
 from bbo.types import UsageError
-from experiments import presets as configs
-from experiments.command_line import program as cli
+from experiments.command_line.program import run_program
+from experiments.presets import PRESETS
 from launch import sweep
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -152,7 +152,7 @@ def test_labels_tell_runs_apart():
 def test_the_commands_are_printed(spec, out, capsys):
     path = spec([{"seed": 0}, {"noise_on": "a b"}])
     argv = ["sweep", str(path), str(out)]
-    assert cli.run_program(sweep.main, sweep.FLAGS, argv, positional=("SPEC", "OUT")) == 0
+    assert run_program(sweep.main, sweep.FLAGS, argv, positional=("SPEC", "OUT")) == 0
     start = f"{shlex.quote(sys.executable)} -m held_run --workdir={out}"
     assert capsys.readouterr().out.splitlines() == [
         f"{start}/0000 --seed=0",
@@ -229,7 +229,7 @@ def test_the_study_of_the_paper_is_of_every_network_dataset_and_method(name, out
     seen = collections.Counter()
     for run in sweep.plan(ROOT / f"experiments/sweeps/{name}.py", out):
         given = dict(run.flags)
-        config = configs.PRESETS[given.pop("preset")]
+        config = PRESETS[given.pop("preset")]
         network, dataset, seed = config.model.model, config.data.dataset, given.pop("seed")
         assert config.pruning.meaning == name and given.pop("data_dir")
         seen[network, dataset, seed, given.pop("noise"), tuple(sorted(given.items()))] += 1

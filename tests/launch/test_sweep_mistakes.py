@@ -2,12 +2,12 @@
 
 import pytest
 
-from experiments.command_line import program as cli
+from experiments.command_line.program import run_program
 from launch import sweep
 
 
 def command(*argv):
-    return cli.run_program(sweep.main, sweep.FLAGS, ["sweep", *argv], positional=("SPEC", "OUT"))
+    return run_program(sweep.main, sweep.FLAGS, ["sweep", *argv], positional=("SPEC", "OUT"))
 
 
 def check_refused(capsys, path, out, message):

@@ -10,7 +10,7 @@ import absl
 import pytest
 from launching import write_program
 
-from experiments.command_line import program as cli
+from experiments.command_line.program import run_program
 from launch import logs, tpu
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -75,7 +75,7 @@ def place(tmp_path, monkeypatch):
 def launch(*further, out="out"):
     flags = ("--name=pod", "--zone=us-central2-b", "--directory=my repo", *further)
     argv = ["tpu", "spec.py", out, f"--python={sys.executable}", *flags]
-    return cli.run_program(tpu.main, tpu.FLAGS, argv, positional=("SPEC", "OUT"))
+    return run_program(tpu.main, tpu.FLAGS, argv, positional=("SPEC", "OUT"))
 
 
 def lines(path):

@@ -10,9 +10,9 @@ import pytest
 from jax.test_util import check_grads
 
 from bbo.noise import regulariser
-from bbo.noise import targeting as perturb
 from bbo.noise.bridgeout import EPSILON, bridgeout_perturb, group_perturb
 from bbo.noise.dropout import drop
+from bbo.noise.targeting import weakest, weakest_maps
 
 RATE = 0.3
 
@@ -25,9 +25,9 @@ def perturb_as_trained(w, keep, case):
     """The transform of the pipeline with the recorded draw in place of a random one."""
     rate, fraction = case["drop_rate"], case["target_fraction"]
     if case["kind"] == "bridgeout":
-        xi = jnp.where(perturb.weakest(w, fraction, "kernel"), regulariser.centred(keep, rate), 0.0)
+        xi = jnp.where(weakest(w, fraction, "kernel"), regulariser.centred(keep, rate), 0.0)
         return bridgeout_perturb(w, xi, case["q"])
-    mask = jax.vmap(lambda x: perturb.weakest_maps(x, fraction))(w)
+    mask = jax.vmap(lambda x: weakest_maps(x, fraction))(w)
     return drop(w, jnp.where(mask, regulariser.centred(keep, rate), 0.0))
 
 
@@ -85,7 +85,7 @@ def test_derivative_remembers_the_keep_mask(dtype):
     """Beside what was perturbed, one byte for each element: not xi, nor a factor of it."""
     w = jax.random.normal(jax.random.key(0), (3, 3, 8, 16), dtype)
     keep = regulariser.draw_keep(jax.random.key(1), w.shape, RATE)
-    targeted = perturb.weakest(w, 0.5)
+    targeted = weakest(w, 0.5)
     bridgeout = functools.partial(bridgeout_perturb, q=1.5)
 
     def plainly(w):
@@ -105,15 +105,15 @@ def test_derivative_remembers_the_keep_mask(dtype):
 def test_targeting_by_hand():
     kernel = jnp.array([[3.0, 1.0], [2.0, 2.0], [1.0, 3.0], [4.0, 4.0]])
     by_weight = [[False, True], [True, True], [True, False], [False, False]]
-    np.testing.assert_array_equal(perturb.weakest(kernel, 0.5), by_weight)
-    np.testing.assert_array_equal(perturb.weakest(kernel, 0.5, "weight"), by_weight)
+    np.testing.assert_array_equal(weakest(kernel, 0.5), by_weight)
+    np.testing.assert_array_equal(weakest(kernel, 0.5, "weight"), by_weight)
     ties = jnp.array([[1.0], [1.0], [1.0], [2.0]])
-    np.testing.assert_array_equal(perturb.weakest(ties, 0.5)[:, 0], [False] * 4)
+    np.testing.assert_array_equal(weakest(ties, 0.5)[:, 0], [False] * 4)
     filters = jnp.array([[1.0, 5.0, 3.0]])
-    np.testing.assert_array_equal(perturb.weakest(filters, 0.7, "filter"), [[True, False, True]])
+    np.testing.assert_array_equal(weakest(filters, 0.7, "filter"), [[True, False, True]])
     spatial = jnp.stack([kernel, kernel])[None]  # [1, 2, 4, 2]: the 2-D kernels rank alike
-    np.testing.assert_array_equal(perturb.weakest(spatial, 0.5)[0, 0], by_weight)
-    assert perturb.weakest(kernel, 1.0).all()
+    np.testing.assert_array_equal(weakest(spatial, 0.5)[0, 0], by_weight)
+    assert weakest(kernel, 1.0).all()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -152,7 +152,7 @@ def test_targeting_is_what_sorting_gives(kind, fraction):
         "filter": by_sorting(squares.sum((0, 1, 2), keepdims=True), fraction, -1),
     }
     for unit, mask in wanted.items():
-        find = functools.partial(perturb.weakest, fraction=fraction, unit=unit)
+        find = functools.partial(weakest, fraction=fraction, unit=unit)
         np.testing.assert_array_equal(find(w), mask, err_msg=unit)
         several = jax.jit(jax.vmap(find))(jnp.stack([w, w[..., ::-1, :]]))
         np.testing.assert_array_equal(several[0], mask, err_msg=unit)
@@ -160,6 +160,6 @@ def test_targeting_is_what_sorting_gives(kind, fraction):
 
 def test_no_gradient_flows_through_targeting():
     w = jax.random.normal(jax.random.key(0), (3, 3, 80, 4))
-    mask = perturb.weakest(w, 0.5)
-    gradient = jax.jit(jax.grad(lambda w: jnp.sum(jnp.where(perturb.weakest(w, 0.5), w, 0.0))))(w)
+    mask = weakest(w, 0.5)
+    gradient = jax.jit(jax.grad(lambda w: jnp.sum(jnp.where(weakest(w, 0.5), w, 0.0))))(w)
     np.testing.assert_array_equal(gradient, jnp.broadcast_to(mask, w.shape))

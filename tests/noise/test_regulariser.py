@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bbo import noise
-from bbo.noise import targeting as perturb
+from bbo.noise.targeting import weakest
 from bbo.settings.sections import NoiseConfig
 from bbo.types import UsageError
 
@@ -48,11 +48,11 @@ SIZES = {
     ),
     "batch_bridgeout 1.5, targeted": (
         noise.batch_bridgeout(rate=RATE, q=1.5, target_fraction=0.5),
-        jnp.where(perturb.weakest(W, 0.5), jnp.abs(W) ** 0.75, 0.0),
+        jnp.where(weakest(W, 0.5), jnp.abs(W) ** 0.75, 0.0),
     ),
     "batch_bridgeout, targeting filters": (
         noise.batch_bridgeout(rate=RATE, q=3.0, target_fraction=0.5, target_unit="filter"),
-        jnp.where(perturb.weakest(W, 0.5, "filter"), jnp.abs(W) ** 1.5, 0.0),
+        jnp.where(weakest(W, 0.5, "filter"), jnp.abs(W) ** 1.5, 0.0),
     ),
     "group_bridgeout 1": (
         noise.group_bridgeout(rate=RATE, q=1.0),
@@ -72,7 +72,7 @@ def test_weight_noise_moments(name):
 
 def test_targeted_dropout_moments():
     regulariser = noise.targeted_dropout(rate=RATE, target_fraction=0.5, target_unit="weight")
-    targeted = perturb.weakest(W, 0.5, "weight")
+    targeted = weakest(W, 0.5, "weight")
     assert int(targeted.sum()) == 4 * 9  # half of the 18 weights in each of 4 filters
     mean = jnp.where(targeted, (1 - RATE) * W, W)
     variance = jnp.where(targeted, RATE * (1 - RATE) * W**2, 0.0)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bbo.noise import targeting as selecting
+from bbo.noise.targeting import smallest
 from bbo.types import UsageError
 
 
@@ -26,7 +26,7 @@ def cases(dtype):
 @pytest.mark.parametrize("axis", [0, 1])
 def test_it_is_what_sorting_gives(dtype, axis):
     with jax.enable_x64(dtype == np.float64):
-        find = jax.jit(selecting.smallest, static_argnums=1, static_argnames="axis")
+        find = jax.jit(smallest, static_argnums=1, static_argnames="axis")
         for number, values in enumerate(cases(dtype)):
             along = values if axis == 0 else values.T
             count = along.shape[axis]
@@ -40,16 +40,16 @@ def test_it_is_what_sorting_gives(dtype, axis):
 
 def test_few_numbers_are_sorted():
     values = jnp.array([3.0, 1.0, 2.0])
-    assert [float(selecting.smallest(values, rank, axis=0)[0]) for rank in range(3)] == [1, 2, 3]
+    assert [float(smallest(values, rank, axis=0)[0]) for rank in range(3)] == [1, 2, 3]
 
 
 def test_several_at_once():
     values = jnp.asarray(np.random.default_rng(1).random((3, 200), np.float32))
-    found = jax.vmap(lambda row: selecting.smallest(row, 150, axis=0))(values)
+    found = jax.vmap(lambda row: smallest(row, 150, axis=0))(values)
     np.testing.assert_array_equal(found[:, 0], np.sort(values, axis=1)[:, 150])
 
 
 @pytest.mark.parametrize("rank", [-1, 3])
 def test_a_rank_that_is_not_there(rank):
     with pytest.raises(UsageError, match="rank is"):
-        selecting.smallest(jnp.zeros(3), rank, axis=0)
+        smallest(jnp.zeros(3), rank, axis=0)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from bbo import pruning, trees
-from bbo.pipeline import curve as curves
-from bbo.pipeline import run as runs
+from bbo.pipeline.curve import _recovery_batches, curve_tools, recovery_context
+from bbo.pipeline.run import set_up, variables_of
 from bbo.pruning.recovery.by_name import FUNCTIONS
 from bbo.settings.catalog import RECOVERIES
 from bbo.settings.config import ExperimentConfig, override
@@ -19,8 +19,8 @@ CONFIG = override(ExperimentConfig(), batch_size=64, width=0.25, recovery_images
 @pytest.fixture(scope="module")
 def pruned_run():
     """A run on one device, its network as it begins, and half of it removed."""
-    run = runs.set_up(CONFIG, devices=jax.devices()[:1])
-    dense = runs.variables_of(run.state)
+    run = set_up(CONFIG, devices=jax.devices()[:1])
+    dense = variables_of(run.state)
     scored = pruning.scores(dense["params"], criterion="l2", granularity="filter")
     masks = pruning.masks(
         dense["params"], pruning.ranks(scored), pruning.drop_counts(scored, 0.5), meaning="clean"
@@ -30,13 +30,13 @@ def pruned_run():
 
 def mended(run, dense, pruned, name):
     polls = []
-    context = curves.recovery_context(run, lambda: polls.append(1))
+    context = recovery_context(run, lambda: polls.append(1))
     return FUNCTIONS[name](context, dense, pruned), len(polls)
 
 
 def test_recovery_batches_are_full_and_hold_no_held_out_image(pruned_run):
     run, _, _ = pruned_run
-    batches = curves._recovery_batches(run)
+    batches = _recovery_batches(run)
     rows = np.concatenate([batch["row"] for batch in batches])
     assert [len(batch["row"]) for batch in batches] == [64] * 4  # of 300
     assert len(set(rows)) == 256 and set(rows) <= set(run.rows["train"])
@@ -82,7 +82,7 @@ def test_recoveries_change_what_they_say_and_ask_before_each_batch(pruned_run):
 def test_multiply_adds_without_dead_channels(pruned_run):
     """8, 8, 16, 16 channels on images of 8x8 and 4x4: half of the outputs, and of the inputs."""
     run, dense, pruned = pruned_run
-    share = curves.curve_tools(run, dense, lambda: None).compact
+    share = curve_tools(run, dense, lambda: None).compact
     assert share(dense) == {"macs_compact": 1.0}
     left = 9 * 64 * (1 * 4 + 4 * 4) + 9 * 16 * (4 * 8 + 8 * 8) + 8 * 10
     whole = 9 * 64 * (1 * 8 + 8 * 8) + 9 * 16 * (8 * 16 + 16 * 16) + 16 * 10
@@ -94,7 +94,7 @@ def test_multiply_adds_without_dead_channels(pruned_run):
 
 def test_several_devices_find_the_same_weights(pruned_run):
     run, dense, pruned = pruned_run
-    many = runs.set_up(CONFIG, devices=jax.devices()[:4])
+    many = set_up(CONFIG, devices=jax.devices()[:4])
     found, _ = mended(run, dense, pruned, "least_squares")
     shared, _ = mended(many, *jax.device_get((dense, pruned)), "least_squares")
     for mine, theirs in zip(

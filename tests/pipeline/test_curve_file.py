@@ -7,10 +7,17 @@ import pandas as pd
 import pytest
 
 from bbo import files
-from bbo.pipeline import curve_file as report
-from bbo.pipeline import experiment as pipeline
-from bbo.pipeline import stages as iterating
+from bbo.pipeline.curve_file import (
+    Figure,
+    curve_table,
+    failures,
+    plot_curve,
+    read_curve,
+    write_curve,
+)
+from bbo.pipeline.experiment import _finish
 from bbo.pipeline.run import Trained
+from bbo.pipeline.stages import Stage
 from bbo.settings.config import ExperimentConfig
 from bbo.types import RunError
 
@@ -37,7 +44,7 @@ ROWS = [
 
 
 def test_table_by_hand():
-    lines = report.curve_table(pd.DataFrame(ROWS)).splitlines()
+    lines = curve_table(pd.DataFrame(ROWS)).splitlines()
     columns = ["filters, as pruned", "filters, batch_norm recovery"]
     columns += ["weights, as pruned", "weights, batch_norm recovery"]
     assert [part.strip() for part in lines[0].split("  ") if part.strip()] == columns
@@ -52,7 +59,7 @@ def test_a_point_that_failed_is_a_dash_and_told():
     for row in rows[2:4]:
         del row["test_top1"]
         row["error"] = "ValueError: no"
-    lines = report.curve_table(pd.DataFrame(rows)).splitlines()
+    lines = curve_table(pd.DataFrame(rows)).splitlines()
     assert lines[2].split() == ["25", "%", "-", "-", "90.0", "100.0"]
     assert lines[3:] == [
         "- filters, 25 %, as pruned: ValueError: no",
@@ -62,7 +69,7 @@ def test_a_point_that_failed_is_a_dash_and_told():
     rows = [row if row["granularity"] == "weight" else rows[2] | row for row in rows]
     for row in rows[:4]:
         row["test_top1"], row["error"] = float("nan"), "ValueError: no"
-    lines = report.curve_table(pd.DataFrame(rows)).splitlines()
+    lines = curve_table(pd.DataFrame(rows)).splitlines()
     assert [line.split() for line in lines[1:3]] == [
         ["0", "%", "-", "-", "98.8", "99.0"],
         ["25", "%", "-", "-", "90.0", "100.0"],
@@ -75,8 +82,8 @@ NETWORK = Trained({}, np.int32(1), np.float32(-1))
 
 def finish(folder, rows):
     files.write_lines(folder / "curve.jsonl", rows)
-    stage = iterating.Stage(folder, NETWORK, rows)
-    return pipeline._finish(ExperimentConfig(), folder, [stage], {"macs": 7})
+    stage = Stage(folder, NETWORK, rows)
+    return _finish(ExperimentConfig(), folder, [stage], {"macs": 7})
 
 
 def test_a_run_counts_the_points_that_failed(tmp_path):
@@ -86,7 +93,7 @@ def test_a_run_counts_the_points_that_failed(tmp_path):
     result = finish(tmp_path, rows)
     assert result.summary["failed_points"] == 1
     assert result.summary["unpruned_test_top1"] == {"batch_norm": 0.99, "none": 0.9876}
-    assert report.failures(result.curve) == ["filters, 0 %, as pruned: ValueError: no"]
+    assert failures(result.curve) == ["filters, 0 %, as pruned: ValueError: no"]
     names = {"curve.csv", "curve.png", "summary.json"}
     assert {path.name for path in tmp_path.iterdir()} == names
 
@@ -101,8 +108,8 @@ def test_a_run_that_could_not_be_measured_at_all_is_not_finished(tmp_path):
 def test_curve_file_keeps_names_and_numbers(tmp_path):
     path = tmp_path / "curve.csv"
     rows = [*ROWS, ROWS[0] | {"test_loss": float("nan"), "sparsity": 0.1}]
-    report.write_curve(path, rows)
-    curve = report.read_curve(path)
+    write_curve(path, rows)
+    curve = read_curve(path)
     pd.testing.assert_frame_equal(curve, pd.DataFrame(rows))
     assert curve["recovery"][0] == "none" and np.isnan(curve["test_loss"].iloc[-1])
     assert path.read_text().splitlines()[0] == ",".join(ROWS[0])
@@ -113,7 +120,7 @@ def test_curve_file_keeps_names_and_numbers(tmp_path):
 def test_plot_is_a_png_with_a_panel_per_granularity(tmp_path, granularities):
     curve = pd.DataFrame(ROWS)
     curve = curve[curve["granularity"].isin(granularities)]
-    report.plot_curve(tmp_path / "curve.png", curve, title="a title")
+    plot_curve(tmp_path / "curve.png", curve, title="a title")
     content = (tmp_path / "curve.png").read_bytes()
     assert content[:8] == b"\x89PNG\r\n\x1a\n" and content[12:16] == b"IHDR"
     width, height = struct.unpack(">II", content[16:24])
@@ -128,7 +135,7 @@ def test_a_plot_that_fails_leaves_nothing(tmp_path, monkeypatch):
         path.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(report.Figure, "savefig", fail)
+    monkeypatch.setattr(Figure, "savefig", fail)
     with pytest.raises(OSError, match="disk full"):
-        report.plot_curve(tmp_path / "curve.png", pd.DataFrame(ROWS), title="a title")
+        plot_curve(tmp_path / "curve.png", pd.DataFrame(ROWS), title="a title")
     assert list(tmp_path.iterdir()) == []

@@ -10,8 +10,8 @@ import pytest
 
 from bbo import files
 from bbo.pipeline import compiled, experiment, loop, stages
-from bbo.pipeline import run as runs
 from bbo.pipeline.experiment import run_experiment
+from bbo.pipeline.run import Trained
 from bbo.pruning import pruner
 from bbo.settings import workdir as workdirs
 from bbo.settings.config import ExperimentConfig, override
@@ -68,7 +68,7 @@ class Finished(NamedTuple):
     """An undisturbed run."""
 
     folder: pathlib.Path
-    network: runs.Trained
+    network: Trained
     traces: dict[str, int]
     """How often the programs of training, evaluation and pruning were traced."""
 

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from bbo import files
-from bbo.pipeline import loop as fitting
-from bbo.pipeline import run as runs
 from bbo.pipeline.experiment import run_experiment
+from bbo.pipeline.loop import _select
 from bbo.pipeline.progress import Progress
+from bbo.pipeline.run import Trained
 from bbo.settings.config import ExperimentConfig, override
-from bbo.training import step as train
+from bbo.training.step import TrainState
 from bbo.types import RunError
 from experiments import presets as configs
 
@@ -26,13 +26,13 @@ SMALL = {
 
 @pytest.mark.parametrize("accuracies", [[0.1, 0.7, 0.3], [0.7, 0.1, 0.7], [1 / 3, 1 / 3, 0.2]])
 def test_selection_keeps_the_latest_of_equals(accuracies):
-    state = train.TrainState(jnp.zeros(()), {"w": jnp.ones(2)}, {}, ())
+    state = TrainState(jnp.zeros(()), {"w": jnp.ones(2)}, {}, ())
     expected = max((accuracy, epoch) for epoch, accuracy in enumerate(accuracies, start=1))
     config = override(ExperimentConfig(), select="best_validation")
-    best = runs.Trained({}, np.int32(0), np.float32(-1))
+    best = Trained({}, np.int32(0), np.float32(-1))
     for done, accuracy in enumerate(accuracies):
         progress = Progress(state, best, epochs=done, collected=[], seconds=0.0)
-        best = fitting._select(config, progress, accuracy)
+        best = _select(config, progress, accuracy)
     assert (float(best.accuracy), int(best.epoch)) == (np.float32(expected[0]), expected[1])
 
 

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from bbo import files
-from bbo.pipeline import run as runs
 from bbo.pipeline.experiment import read_result, run_experiment
 from bbo.pipeline.finished import read_network
 from bbo.pipeline.loop import is_due, train_network
 from bbo.pipeline.progress import Progress
-from bbo.settings import workdir as workdirs
+from bbo.pipeline.run import accuracy_on, set_up
 from bbo.settings.config import ExperimentConfig, override
+from bbo.settings.workdir import is_finished
 from bbo.training import preemption
 from bbo.types import Preempted, UsageError
 
@@ -68,7 +68,7 @@ def test_a_stopped_run_goes_on_to_the_same_result(stops, undisturbed, tmp_path):
             run_experiment(SMALL, tmp_path, lambda n: asked.append(n) or n == stop)  # noqa: B023
         # It has gone on where it had stopped: no work is done twice.
         assert (asked[0], asked[-1]) == (before + 1, stop)
-    assert not workdirs.is_finished(tmp_path)
+    assert not is_finished(tmp_path)
     run_experiment(SMALL, tmp_path)
     check_equal(tmp_path, undisturbed)
 
@@ -125,9 +125,9 @@ def test_the_selected_network_is_read_from_its_folder(undisturbed, tmp_path):
     found = read_network(undisturbed)
     _, curve, summary = read_result(undisturbed)
     assert found.epoch == summary["selected_epoch"]
-    run = runs.set_up(SMALL)
+    run = set_up(SMALL)
     poll = preemption.poller(preemption.never)
-    accuracy = runs.accuracy_on(run, "test", found.variables, poll)["test_top1"]
+    accuracy = accuracy_on(run, "test", found.variables, poll)["test_top1"]
     assert accuracy == curve.query("sparsity == 0 and recovery == 'none'")["test_top1"].item()
     copied = shutil.copytree(undisturbed, tmp_path / "copied")
     trained, _ = train_network(run, copied)  # nothing is left to train

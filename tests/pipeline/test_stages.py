@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from bbo import files, trees
-from bbo.pipeline import run as runs
 from bbo.pipeline import stages as iterating
 from bbo.pipeline.experiment import run_experiment
+from bbo.pipeline.run import set_up
 from bbo.pruning import schedules
 from bbo.settings.config import ExperimentConfig, override
 from bbo.types import Preempted, UsageError
@@ -140,7 +140,7 @@ def test_counts_of_work_never_fall(tmp_path):
         asked.append(count)
         return False
 
-    run = runs.set_up(override(SMALL, epochs=1, retrain_epochs=1))
+    run = set_up(override(SMALL, epochs=1, retrain_epochs=1))
     stages = iterating.train_and_prune(run, tmp_path, note)
     assert len(stages) == 3 and len(asked) > 15
     assert asked == sorted(asked)

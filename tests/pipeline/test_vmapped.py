@@ -8,16 +8,16 @@ import pytest
 
 from bbo import files
 from bbo.pipeline import loop, progress
-from bbo.pipeline import run as runs
-from bbo.pipeline import vmapped as members
 from bbo.pipeline.experiment import run_experiment, run_members
-from bbo.settings import workdir as workdirs
+from bbo.pipeline.run import set_up, training_batches
+from bbo.pipeline.vmapped import check_alike, steps_of
 from bbo.settings.config import ExperimentConfig, override
+from bbo.settings.workdir import is_finished
 from bbo.training import preemption
 from bbo.types import Preempted, UsageError
 from experiments import run
-from experiments.command_line import program as cli
-from experiments.report import finished_runs as study
+from experiments.command_line.program import run_program
+from experiments.report.finished_runs import find_runs
 
 pytestmark = pytest.mark.slow
 
@@ -42,16 +42,16 @@ def records(folder):
 @pytest.mark.parametrize("noise", ["none", "batch_bridgeout", "dropout"])
 def test_each_member_takes_its_own_steps(noise):
     configs = [override(config, noise=noise, batch_size=64) for config in ALIKE]
-    made = [runs.set_up(configs[0])]
-    made += [runs.set_up(config, like=made[0]) for config in configs[1:]]
+    made = [set_up(configs[0])]
+    made += [set_up(config, like=made[0]) for config in configs[1:]]
     alone = []
     for one in made:
         state, losses = progress.beginning(one).state, []
-        for batch, _ in zip(runs.training_batches(one, 1), range(5), strict=False):
+        for batch, _ in zip(training_batches(one, 1), range(5), strict=False):
             state, metrics = one.programs.train(state, one.images["train"], batch)
             losses.append(float(metrics["loss"]))
         alone.append((losses, jax.tree.map(np.asarray, (state.params, state.batch_stats))))
-    steps = members.steps_of(made)
+    steps = steps_of(made)
     group = steps.join([progress.beginning(one) for one in made])
     poll = preemption.poller(preemption.never)
     *_, group = itertools.islice(loop.advance(made, group, steps, [], poll), 5)
@@ -103,26 +103,26 @@ def test_members_that_stand_at_different_places_go_on_alone(tmp_path, capsys):
 
 
 def test_what_is_not_alike_is_refused():
-    members.check_alike(ALIKE)
+    check_alike(ALIKE)
     with pytest.raises(UsageError, match="may differ in seed and rate only"):
-        members.check_alike([SMALL, override(SMALL, q=1.0)])
+        check_alike([SMALL, override(SMALL, q=1.0)])
 
 
 def test_the_program_gives_each_seed_a_folder(tmp_path, capsys):
     arguments = ["run", f"--workdir={tmp_path}", "--vmap_seeds=2", "--seed=5", "--epochs=1"]
     arguments += ["--batch_size=256", "--width=0.25", "--granularity=filter", "--sparsities=0"]
     for _ in range(2):  # the second time they are only read
-        assert cli.run_program(run.main, run.FLAGS, arguments) == 0
+        assert run_program(run.main, run.FLAGS, arguments) == 0
         out = capsys.readouterr().out
         assert "of seed 5," in out and "of seed 6," in out
     assert {path.name for path in tmp_path.iterdir()} == {"seed_5", "seed_6", "summary.json"}
-    assert workdirs.is_finished(tmp_path)
-    assert [found.name for found in study.find_runs([tmp_path]).runs] == [
+    assert is_finished(tmp_path)
+    assert [found.name for found in find_runs([tmp_path]).runs] == [
         f"{tmp_path.name}/seed_{seed}" for seed in (5, 6)
     ]
-    assert not study.find_runs([tmp_path]).left_out
+    assert not find_runs([tmp_path]).left_out
     other = [*arguments, "--parallel=pmap", f"--workdir={tmp_path / 'other'}"]
-    assert cli.run_program(run.main, run.FLAGS, other) == 2
+    assert run_program(run.main, run.FLAGS, other) == 2
     assert "several seeds in one program need parallel=jit" in capsys.readouterr().err
 
 
@@ -151,16 +151,16 @@ def test_members_differ_in_seed_and_rate():
 )
 def test_members_that_cannot_be_are_refused(arguments, told, tmp_path, capsys):
     argv = ["run", f"--workdir={tmp_path / 'new'}", *arguments.split()]
-    assert cli.run_program(run.main, run.FLAGS, argv) == 2
+    assert run_program(run.main, run.FLAGS, argv) == 2
     assert told in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_a_folder_holds_one_run_or_several(tmp_path, capsys):
     argv = ["run", f"--workdir={tmp_path}", "--vmap_seeds=2"]
     (tmp_path / "config.json").write_text("{}")
-    assert cli.run_program(run.main, run.FLAGS, argv) == 2
+    assert run_program(run.main, run.FLAGS, argv) == 2
     assert "holds a run itself" in capsys.readouterr().err
     (tmp_path / "config.json").rename(tmp_path / "summary.json")  # as several leave it
-    assert cli.run_program(run.main, run.FLAGS, argv[:2]) == 2
+    assert run_program(run.main, run.FLAGS, argv[:2]) == 2
     assert str(tmp_path) in capsys.readouterr().err
     assert {path.name for path in tmp_path.iterdir()} == {"summary.json"}

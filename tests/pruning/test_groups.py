@@ -8,7 +8,7 @@ import pytest
 from bbo import compaction, pruning, trees
 from bbo.compaction import channels
 from bbo.models.create import create_model, kept_channels
-from bbo.pruning import groups as grouping
+from bbo.pruning.groups import groups_of, norms_of, tie_scores
 from bbo.settings.sections import ModelConfig
 from bbo.types import UsageError
 
@@ -31,9 +31,9 @@ def network(name):
 
 def test_scores_of_a_group_are_those_of_all_filters_that_put_it_out():
     _, variables, found = network("thin_resnet18")
-    groups = grouping.groups_of(found.groups, "params")
+    groups = groups_of(found.groups, "params")
     scored = pruning.scores(variables["params"], criterion="l2", granularity="filter")
-    tied = grouping.tie_scores(scored, groups, criterion="l2")
+    tied = tie_scores(scored, groups, criterion="l2")
     assert tied.keys() == scored.keys()
     stream = ["stem/kernel", "stage1_block0/conv2/kernel", "stage1_block1/conv2/kernel"]
     together = np.sqrt(sum(np.square(scored[name]) for name in stream))
@@ -41,21 +41,21 @@ def test_scores_of_a_group_are_those_of_all_filters_that_put_it_out():
         np.testing.assert_allclose(tied[name], together, rtol=1e-6)
     inner = "stage1_block0/conv1/kernel"
     np.testing.assert_allclose(tied[inner], scored[inner], rtol=1e-6)
-    summed = grouping.tie_scores(scored, groups, criterion="taylor")["stem/kernel"]
+    summed = tie_scores(scored, groups, criterion="taylor")["stem/kernel"]
     np.testing.assert_allclose(summed, sum(scored[name] for name in stream), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_half_of_every_group_is_removed_and_the_small_network_equals_the_masked_one(name):
     model, variables, found = network(name)
-    groups = grouping.groups_of(found.groups, "params")
+    groups = groups_of(found.groups, "params")
     scored = pruning.scores(variables["params"], criterion="l2", granularity="filter")
-    tied = grouping.tie_scores(scored, groups, criterion="l2")
+    tied = tie_scores(scored, groups, criterion="l2")
     masks = pruning.masks(
         variables["params"],
         pruning.ranks(tied, scope="group"),
         pruning.drop_counts(tied, 0.5, scope="group"),
-        norm=grouping.norms_of(groups),
+        norm=norms_of(groups),
     )
     masked = variables | {"params": pruning.apply_masks(variables["params"], masks)}
     cut = compaction.dead_channels(found, masked)
@@ -91,9 +91,9 @@ def test_nothing_to_remove_is_an_error():
     variables = {"params": {"kernel": jnp.ones((3, 3, 3, 4))}}
     convolve = lambda v, x: jax.lax.conv(x, v["params"]["kernel"].T, (1, 1), "SAME")  # noqa: E731
     found = channels.find_channels(convolve, variables, jnp.ones((1, 3, 8, 8)))
-    groups = grouping.groups_of(found.groups, "params")
+    groups = groups_of(found.groups, "params")
     with pytest.raises(UsageError, match="no channel can be removed; take scope 'local'"):
-        grouping.tie_scores({"kernel": jnp.ones(4)}, groups, criterion="l2")
+        tie_scores({"kernel": jnp.ones(4)}, groups, criterion="l2")
 
 
 def test_a_norm_in_another_order_is_an_error():
@@ -110,7 +110,7 @@ def test_a_norm_in_another_order_is_an_error():
         }
     }
     found = channels.find_channels(turned, variables, jnp.ones((1, 3)))
-    norms = grouping.norms_of(grouping.groups_of(found.groups, "params"))
+    norms = norms_of(groups_of(found.groups, "params"))
     with pytest.raises(UsageError, match="norm has the channels of first/kernel in another order"):
         norms("first/kernel")
     assert set(trees.flatten(variables)) == {

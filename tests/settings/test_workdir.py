@@ -6,17 +6,16 @@ import pathlib
 import pytest
 
 from bbo import files
-from bbo.settings import config as configs
 from bbo.settings import provenance
 from bbo.settings import workdir as workdirs
-from bbo.settings.config import ExperimentConfig, override
+from bbo.settings.config import ExperimentConfig, override, to_json
 from bbo.types import UsageError
 
 CONFIG = ExperimentConfig()
 
 
 def record(config):
-    return {"config": configs.to_json(config), "environments": []}
+    return {"config": to_json(config), "environments": []}
 
 
 def check_refused(folder, message, config=CONFIG):
@@ -61,7 +60,7 @@ def test_a_setting_newer_than_the_record_has_its_default_there(tmp_path):
     files.write_json(tmp_path / "config.json", held)
     workdirs.claim(tmp_path, CONFIG)
     with pytest.raises(UsageError, match="reset_momentum is False there, True here"):
-        workdirs.claim(tmp_path, configs.override(CONFIG, reset_momentum=True))
+        workdirs.claim(tmp_path, override(CONFIG, reset_momentum=True))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "3", '{"environments": []}', "\udcff"])

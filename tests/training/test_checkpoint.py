@@ -7,8 +7,8 @@ import optax
 import pytest
 
 from bbo.training import checkpoint
-from bbo.training import devices as sharding
-from bbo.training import optimizer as optim
+from bbo.training.devices import data_mesh, replicate
+from bbo.training.optimizer import reset_every
 from bbo.training.step import TrainState
 from bbo.types import RunError, UsageError
 
@@ -21,7 +21,7 @@ def make_state(value=1.0):
         "half": jnp.asarray(generator.standard_normal(5), jnp.bfloat16),
     }
     optimizer = optax.chain(
-        optim.reset_every(optax.trace(decay=0.9, nesterov=True), 3),
+        reset_every(optax.trace(decay=0.9, nesterov=True), 3),
         optax.scale_by_schedule(optax.constant_schedule(0.1)),
     )
     opt_state = jax.tree.map(lambda x: x + jnp.asarray(value, x.dtype), optimizer.init(params))
@@ -30,7 +30,7 @@ def make_state(value=1.0):
 
 
 def spread(tree, count):
-    return sharding.replicate(tree, sharding.data_mesh(jax.devices()[:count]))
+    return replicate(tree, data_mesh(jax.devices()[:count]))
 
 
 def save_all(folder, counts, *, tree=None):

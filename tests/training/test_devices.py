@@ -13,7 +13,7 @@ from processes import finish, start
 
 from bbo import files
 from bbo.settings import workdir as workdirs
-from bbo.training import devices as sharding
+from bbo.training.devices import agreed, data_mesh, is_first_process, replicate, shard_batch
 
 FIVE_STEPS = """
 import sys
@@ -206,17 +206,17 @@ def test_distributed_without_others_ends_in_one_line(tmp_path):
 
 
 def test_one_process_agrees_with_itself():
-    assert sharding.agreed(True) == 1 and sharding.agreed(7) == 7
-    assert sharding.is_first_process()
+    assert agreed(True) == 1 and agreed(7) == 7
+    assert is_first_process()
 
 
 def test_batches_are_split_and_the_rest_is_everywhere():
-    mesh = sharding.data_mesh()
+    mesh = data_mesh()
     rows = np.arange(16).reshape(8, 2)
-    split = sharding.shard_batch({"x": rows}, mesh)["x"]
+    split = shard_batch({"x": rows}, mesh)["x"]
     assert [shard.data.tolist() for shard in split.addressable_shards] == [
         [r.tolist()] for r in rows
     ]
-    copied = sharding.replicate((rows, jax.random.key(0)), mesh)
+    copied = replicate((rows, jax.random.key(0)), mesh)
     assert len(copied[0].addressable_shards) == 8
     assert all((shard.data == rows).all() for shard in copied[0].addressable_shards)

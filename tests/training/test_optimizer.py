@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from bbo.settings.sections import OptimizerConfig
-from bbo.training import optimizer as optim
+from bbo.training.optimizer import create_optimizer, learning_rate_schedule
 
 
 @pytest.mark.parametrize("reset", [False, True])
@@ -16,7 +16,7 @@ def test_golden_trajectory(golden_dir, reset):
     expected = golden["params_momentum_reset_every_3" if reset else "params"]
     config = OptimizerConfig(schedule="constant", reset_momentum=reset)
     with jax.enable_x64(True):
-        optimizer = optim.create_optimizer(config, epochs=2, steps_per_epoch=3)
+        optimizer = create_optimizer(config, epochs=2, steps_per_epoch=3)
         params = jnp.asarray(golden["p0"])
         state = optimizer.init(params)
         for step, gradient in enumerate(golden["grads"]):
@@ -27,7 +27,7 @@ def test_golden_trajectory(golden_dir, reset):
 
 def test_golden_schedule(golden_dir):
     expected = np.load(golden_dir / "sgd.npz")["lr"]
-    schedule = optim.learning_rate_schedule(OptimizerConfig(), epochs=230, steps_per_epoch=7)
+    schedule = learning_rate_schedule(OptimizerConfig(), epochs=230, steps_per_epoch=7)
     first = [float(schedule(7 * epoch)) for epoch in range(230)]
     last = [float(schedule(7 * epoch + 6)) for epoch in range(230)]
     np.testing.assert_allclose(first, expected, rtol=1e-6)
@@ -35,16 +35,16 @@ def test_golden_schedule(golden_dir):
 
 
 def test_step_schedule_scales_with_the_epochs():
-    schedule = optim.learning_rate_schedule(OptimizerConfig(), epochs=23, steps_per_epoch=10)
+    schedule = learning_rate_schedule(OptimizerConfig(), epochs=23, steps_per_epoch=10)
     rates = [float(schedule(step)) for step in (0, 59, 60, 119, 120, 160, 200, 229)]
     factors = [1, 1, 0.2, 0.2, 0.04, 0.008, 0.0016, 0.0016]
     np.testing.assert_allclose(rates, [0.1 * factor for factor in factors], rtol=1e-6)
 
 
 def test_milestones_that_fall_on_one_epoch_all_count():
-    schedule = optim.learning_rate_schedule(OptimizerConfig(), epochs=1, steps_per_epoch=10)
+    schedule = learning_rate_schedule(OptimizerConfig(), epochs=1, steps_per_epoch=10)
     assert float(schedule(9)) == pytest.approx(0.1)
-    schedule = optim.learning_rate_schedule(
+    schedule = learning_rate_schedule(
         OptimizerConfig(milestones=(0.5, 0.55)), epochs=2, steps_per_epoch=10
     )
     assert float(schedule(10)) == pytest.approx(0.1 * 0.04)
@@ -52,7 +52,7 @@ def test_milestones_that_fall_on_one_epoch_all_count():
 
 def test_cosine_schedule():
     config = OptimizerConfig(schedule="cosine", learning_rate=0.4, warmup_fraction=0.1)
-    schedule = optim.learning_rate_schedule(config, epochs=10, steps_per_epoch=10)
+    schedule = learning_rate_schedule(config, epochs=10, steps_per_epoch=10)
     assert float(schedule(0)) == 0
     assert float(schedule(10)) == pytest.approx(0.4)
     assert float(schedule(55)) == pytest.approx(0.2)
@@ -61,7 +61,7 @@ def test_cosine_schedule():
 
 def test_weight_decay_reaches_every_parameter():
     config = OptimizerConfig(schedule="constant", learning_rate=0.5, momentum=0, weight_decay=0.1)
-    optimizer = optim.create_optimizer(config, epochs=1, steps_per_epoch=1)
+    optimizer = create_optimizer(config, epochs=1, steps_per_epoch=1)
     params = {"kernel": jnp.array([2.0]), "norm": {"scale": jnp.array([1.0])}}
     zeros = jax.tree.map(jnp.zeros_like, params)
     updates, _ = optimizer.update(zeros, optimizer.init(params), params)
@@ -74,8 +74,8 @@ def test_what_is_held_does_not_change_and_the_rest_changes_as_ever():
     masks = {"w": jnp.array([False, True, False, True]), "b": jnp.array([True])}
     gradients = {"w": jnp.array([5.0, -1.0, 7.0, 1.0]), "b": jnp.array([2.0])}
     config = OptimizerConfig(schedule="constant", learning_rate=0.1)
-    plain = optim.create_optimizer(config, epochs=1, steps_per_epoch=9)
-    holding = optim.create_optimizer(config, epochs=1, steps_per_epoch=9, holding=True)
+    plain = create_optimizer(config, epochs=1, steps_per_epoch=9)
+    holding = create_optimizer(config, epochs=1, steps_per_epoch=9, holding=True)
     state, expected_state, expected = holding.init(params), plain.init(params), params
     assert all(leaf.all() for leaf in jax.tree.leaves(state.masks))
     state = state._replace(masks=masks)

@@ -6,10 +6,10 @@ import pytest
 
 from bbo import files
 from bbo.pipeline import progress
-from bbo.pipeline import run as runs
 from bbo.pipeline.experiment import run_experiment, run_members
+from bbo.pipeline.run import set_up, training_batches
 from bbo.settings.config import ExperimentConfig, override
-from bbo.training import scanning as dispatch
+from bbo.training.scanning import steps_per_call
 from bbo.types import Preempted, UsageError
 
 pytestmark = pytest.mark.slow
@@ -34,19 +34,19 @@ def losses(folder):
 
 @pytest.mark.parametrize(("most", "steps", "found"), [(1, 7, 1), (8, 390, 6), (99, 22, 22)])
 def test_calls_fill_an_epoch(most, steps, found):
-    assert dispatch.steps_per_call(most, of=steps) == found
+    assert steps_per_call(most, of=steps) == found
 
 
 def test_a_call_takes_the_steps_one_after_another():
-    one = runs.set_up(SMALL)
-    many = runs.set_up(IN_FIVES, like=one)
+    one = set_up(SMALL)
+    many = set_up(IN_FIVES, like=one)
     assert (one.steps_per_epoch, one.steps_per_call, many.steps_per_call) == (10, 1, 5)
     state, expected = progress.beginning(one).state, []
-    for batch in runs.training_batches(one, 1):
+    for batch in training_batches(one, 1):
         state, metrics = one.programs.train(state, one.images["train"], batch)
         expected.append(float(metrics["loss"]))
     other, found = progress.beginning(many).state, []
-    for batch in runs.training_batches(many, 1):
+    for batch in training_batches(many, 1):
         other, metrics = many.programs.train(other, many.images["train"], batch)
         found += metrics["loss"].tolist()
     np.testing.assert_allclose(found, expected, rtol=1e-5)
@@ -79,4 +79,4 @@ def test_members_take_several_steps_in_a_call_too(tmp_path):
 
 def test_pmap_takes_one_step_in_a_call():
     with pytest.raises(UsageError, match="steps_per_call above 1 needs parallel=jit"):
-        runs.set_up(override(IN_FIVES, parallel="pmap"))
+        set_up(override(IN_FIVES, parallel="pmap"))

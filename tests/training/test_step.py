@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from bbo.pipeline import run as runs
+from bbo.pipeline.run import set_up, training_batches
 from bbo.settings.config import ExperimentConfig, override
 from bbo.types import UsageError
 
@@ -15,9 +15,9 @@ SMALL = override(ExperimentConfig(), epochs=2, batch_size=64, width=0.25, weight
 
 def five_steps(config, num_devices):
     """Losses and final state of five steps on this many of the fake devices."""
-    run = runs.set_up(config, devices=jax.devices()[:num_devices])
+    run = set_up(config, devices=jax.devices()[:num_devices])
     state, losses = run.state, []
-    for batch, _ in zip(runs.training_batches(run, 1), range(5), strict=False):
+    for batch, _ in zip(training_batches(run, 1), range(5), strict=False):
         state, metrics = run.programs.train(state, run.images["train"], batch)
         losses.append(float(metrics["loss"]))
     return losses, jax.tree.map(np.asarray, state)
@@ -41,4 +41,4 @@ def test_the_result_does_not_depend_on_the_devices(regulariser):
 
 def test_pmap_refuses_bfloat16_on_cpu():
     with pytest.raises(UsageError, match="use parallel=jit"):
-        runs.set_up(override(SMALL, parallel="pmap", dtype="bfloat16"))
+        set_up(override(SMALL, parallel="pmap", dtype="bfloat16"))

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from bbo.pipeline import run as runs
-from bbo.pipeline import vmapped as members
+from bbo.pipeline.run import set_up, training_batches
+from bbo.pipeline.vmapped import check_alike
 from bbo.settings.config import ExperimentConfig, override
 from bbo.types import UsageError
 
@@ -17,9 +17,9 @@ SMALL = override(
 
 
 def three_losses(config):
-    run = runs.set_up(config)
+    run = set_up(config)
     state, losses = run.state, []
-    for batch, _ in zip(runs.training_batches(run, 1), range(3), strict=False):
+    for batch, _ in zip(training_batches(run, 1), range(3), strict=False):
         state, metrics = run.programs.train(state, run.images["train"], batch)
         losses.append(float(metrics["loss"]))
     return run, losses
@@ -36,4 +36,4 @@ def test_a_run_draws_from_it_and_repeats_itself(noise):
 
 def test_runs_that_are_trained_together_do_without_it():
     with pytest.raises(UsageError, match="need generator=threefry"):
-        members.check_alike([override(SMALL, seed=seed) for seed in (0, 1)])
+        check_alike([override(SMALL, seed=seed) for seed in (0, 1)])

@@ -7,7 +7,7 @@ import pytest
 from bbo import files
 from experiments.benchmark import program as benchmark
 from experiments.benchmark import start_times
-from experiments.command_line import program as cli
+from experiments.command_line.program import run_program
 
 FLAGS = (
     "--models=small_cnn --dataset=digits --width=0.25 --batch_sizes=64 --seconds=0 "
@@ -16,7 +16,7 @@ FLAGS = (
 
 
 def call(*arguments):
-    return cli.run_program(benchmark.main, benchmark.FLAGS, ["benchmark", *arguments])
+    return run_program(benchmark.main, benchmark.FLAGS, ["benchmark", *arguments])
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from bbo.pipeline import progress
-from bbo.pipeline import run as runs
+from bbo.pipeline.run import training_batches
 from bbo.settings.config import ExperimentConfig, override
 from experiments.benchmark import programs
 
@@ -51,7 +51,7 @@ def test_a_loop_takes_the_steps_of_training():
     programs.training_steps(timed).loop(3)
     state = progress.beginning(run).state
     assert len(recorded.states) == 3
-    for batch, found in zip(runs.training_batches(run, 1), recorded.states, strict=False):
+    for batch, found in zip(training_batches(run, 1), recorded.states, strict=False):
         state, _ = run.programs.train(state, run.images["train"], batch)
         for mine, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(state), strict=True):
             np.testing.assert_array_equal(mine, theirs)

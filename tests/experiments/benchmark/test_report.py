@@ -5,7 +5,13 @@ import pathlib
 
 import pytest
 
-from experiments.benchmark import report as benchmark_report
+from experiments.benchmark.report import (
+    comparison_table,
+    short_table,
+    step_figure,
+    step_table,
+    write,
+)
 
 RECORDS = sorted(
     (pathlib.Path(__file__).parents[3] / "experiments/results/benchmarks").glob("*/record.json")
@@ -42,7 +48,7 @@ RECORD = {
 
 
 def test_a_step_is_compared_with_its_like():
-    plain, noisy, *others = benchmark_report.step_table(RECORD)
+    plain, noisy, *others = step_table(RECORD)
     assert plain["step (ms)"] == "2000.0" and plain["quartiles"] == "1800.0 to 2200.0"
     assert plain["to no noise"] == "-" and noisy["to no noise"] == "1.090"
     # The best of float32; bfloat16 is another thing, and torch has no noise of this kind here.
@@ -53,7 +59,7 @@ def test_a_step_is_compared_with_its_like():
 
 
 def test_in_short_a_network_is_a_line():
-    (line,) = benchmark_report.short_table(RECORD)
+    (line,) = short_table(RECORD)
     assert line["step (ms)"] == "2000" and line["to best PyTorch"] == "1.600"
     assert line["batch_bridgeout to none"] == "1.090"
     assert line["batch_bridgeout to best PyTorch"] == "-"
@@ -61,17 +67,17 @@ def test_in_short_a_network_is_a_line():
 
 def test_an_earlier_record_is_compared_where_it_measured_the_same():
     earlier = {"steps": [row("jax", "", "none", 1.0), row("jax", "", "dropout", 1.0)]}
-    (found,) = benchmark_report.comparison_table(RECORD, earlier)
+    (found,) = comparison_table(RECORD, earlier)
     assert found["now / before"] == "2.000" and found["before (ms)"] == "1000.0"
-    assert benchmark_report.comparison_table(RECORD, None) == []
+    assert comparison_table(RECORD, None) == []
 
 
 def test_a_bar_for_each_program():
-    (axes,) = benchmark_report.step_figure(RECORD).axes
+    (axes,) = step_figure(RECORD).axes
     assert [bar.get_width() for bar in axes.patches] == [64, 128 / 2.2, 80, 102.4, 256]
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.parent.name)
 def test_what_was_recorded_gives_the_tables_beside_it(path, tmp_path):
-    text = benchmark_report.write(json.loads(path.read_text()), None, tmp_path)
+    text = write(json.loads(path.read_text()), None, tmp_path)
     assert text == (path.parent / "benchmark.md").read_text()

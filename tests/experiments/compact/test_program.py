@@ -10,21 +10,21 @@ from pytest import approx
 
 from bbo.compaction import export
 from bbo.models.create import create_model
-from bbo.pipeline import experiment as pipeline
+from bbo.pipeline.experiment import run_experiment
 from bbo.settings.config import override
 from bbo.settings.sections import ModelConfig
-from experiments import presets as configs
 from experiments.command_line import program as cli
-from experiments.compact import program as compact
+from experiments.compact.program import FLAGS, importlib, main
+from experiments.presets import digits
 
 
 def run_program(*argv):
-    return cli.run_program(compact.main, compact.FLAGS, ["compact", *map(str, argv)])
+    return cli.run_program(main, FLAGS, ["compact", *map(str, argv)])
 
 
 def run_of(folder, **settings):
-    config = override(configs.digits, sparsities=(0.0,), granularity=("filter",), **settings)
-    pipeline.run_experiment(config, folder)
+    config = override(digits, sparsities=(0.0,), granularity=("filter",), **settings)
+    run_experiment(config, folder)
     return folder
 
 
@@ -126,9 +126,9 @@ WRONG = {
 
 
 def test_what_is_not_installed_is_told_before_work_begins(tmp_path, monkeypatch, capsys):
-    found = compact.importlib.util.find_spec
+    found = importlib.util.find_spec
     gone = lambda name: None if name == "jax2onnx" else found(name)  # noqa: E731
-    monkeypatch.setattr(compact.importlib.util, "find_spec", gone)
+    monkeypatch.setattr(importlib.util, "find_spec", gone)
     assert run_program(f"--workdir={tmp_path}", f"--out={tmp_path}/out", "--macs=0.5") == 2
     assert "jax2onnx not installed: pip install 'bbo[export]'" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

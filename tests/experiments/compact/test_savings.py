@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from bbo.compaction import timing
-from bbo.training import devices as sharding
+from bbo.training.devices import data_mesh, replicate
 from experiments.compact import savings
 
 COUNTS = {
@@ -87,7 +87,7 @@ def test_counted_and_measured():
 
 
 def test_networks_are_timed_on_one_device_wherever_their_arrays_lie():
-    spread = sharding.replicate(jnp.ones((4, 2)), sharding.data_mesh())
+    spread = replicate(jnp.ones((4, 2)), data_mesh())
     assert len(spread.devices()) == len(jax.devices()) > 1
     used = []
     call = timing.jax_call(timing.Timed(lambda variables, x: x @ variables, spread))
@@ -97,6 +97,6 @@ def test_networks_are_timed_on_one_device_wherever_their_arrays_lie():
         used.append((images.devices(), result.devices()))
         return result
 
-    images = sharding.replicate(jnp.ones((3, 4)), sharding.data_mesh())
+    images = replicate(jnp.ones((3, 4)), data_mesh())
     timing.latencies({"jax": {"dense": watched}}, images, batch_sizes=[2], seconds=0)
     assert set(map(str, used)) == {str(({jax.devices()[0]},) * 2)}

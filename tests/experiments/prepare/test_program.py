@@ -12,14 +12,14 @@ import pytest
 from bbo.data.tfds import read_split
 from bbo.settings.tfds_folder import find_prepared
 from experiments.command_line.program import run_program
-from experiments.prepare import program as prepare
+from experiments.prepare.program import ARCHIVES, FLAGS, main
 
 RNG = np.random.default_rng(0)
 NAMES = [f"class_{i}" for i in range(10)]
 
 
 def run(*argv):
-    return run_program(prepare.main, prepare.FLAGS, ["prepare", *argv])
+    return run_program(main, FLAGS, ["prepare", *argv])
 
 
 def write_tar(path, files):
@@ -97,7 +97,7 @@ def accept(monkeypatch, name, folder):
     from experiments.prepare import builders
 
     infos = {}
-    for url in prepare.ARCHIVES[name]:
+    for url in ARCHIVES[name]:
         path = folder / url.rsplit("/", 1)[1]
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         infos[url] = checksums.UrlInfo(path.stat().st_size, digest, path.name)

@@ -12,7 +12,7 @@ from bbo.pipeline import curve_file
 from bbo.types import UsageError
 from experiments.command_line import program as cli
 from experiments.report import archive, program
-from experiments.report import finished_runs as study
+from experiments.report.finished_runs import find_runs
 
 TABLES = {"runs.jsonl", "points.csv", "epochs.csv"}
 
@@ -52,7 +52,7 @@ def folders(tmp_path):
 
 def test_a_study_is_read_as_the_folders_of_its_runs(folders, tmp_path):
     runs, kept = folders
-    found, of_study = study.find_runs([runs]), study.find_runs([kept])
+    found, of_study = find_runs([runs]), find_runs([kept])
     assert [run.name for run in of_study.runs] == ["runs/0", "runs/1", "runs/deeper/2"]
     assert not of_study.left_out
     for run, same in zip(found.runs, of_study.runs, strict=True):
@@ -112,7 +112,7 @@ def test_runs_and_studies_in_one_folder(folders, tmp_path, capsys):
     make_run(tmp_path / "sweep" / "0000", seed=7)
     (tmp_path / "sweep" / "runs.jsonl").write_text("{}\n{}\n")  # of a sweep
     shutil.copytree(kept, tmp_path / "twice")
-    found = study.find_runs([tmp_path])
+    found = find_runs([tmp_path])
     root = tmp_path.name
     of_study = [f"{root}/study/runs/{name}" for name in ("0", "1", "deeper/2")]
     assert [run.name for run in found.runs] == [*of_study, f"{root}/sweep/0000"]
@@ -125,7 +125,7 @@ def test_runs_and_studies_in_one_folder(folders, tmp_path, capsys):
     assert [run.name for run in archive.read_study(tmp_path / "all")] == [
         run.name for run in found.runs
     ]
-    several = study.find_runs([kept, tmp_path / "sweep"])
+    several = find_runs([kept, tmp_path / "sweep"])
     assert [run.name for run in several.runs][-2:] == ["study/runs/deeper/2", "sweep/0000"]
 
 
@@ -200,7 +200,7 @@ def test_a_damaged_study_is_left_out_and_told(folders, capsys, file, damage, tol
     with pytest.raises(UsageError, match="^damaged: ") as raised:
         archive.read_study(kept, "study")
     assert told in str(raised.value)
-    found = study.find_runs([runs, kept])
+    found = find_runs([runs, kept])
     assert len(found.runs) == 3 and found.left_out == {"study": str(raised.value)}
     capsys.readouterr()
     for out in ("archive", "out"):

@@ -4,8 +4,8 @@ import numpy as np
 from finished_runs import BASE, make_run, statistics
 
 from experiments.report import figures, methods, program
-from experiments.report import finished_runs as study
-from experiments.report import statistics as comparison
+from experiments.report.finished_runs import Method, find_runs, grouped, points_of
+from experiments.report.statistics import curve_statistics
 
 
 def drawn(curves, **options):
@@ -24,7 +24,7 @@ def test_the_paper_is_laid_over_filters_of_full_width_only(tmp_path):
     assert sorted(published["method"].unique()) == ["batch_bridgeout", "dropout", "none"]
     assert published["accuracy_mean"].max() < 100
     assert program.published_curves(narrow) == (None, "width 0.125, the paper: 1")
-    digits = study.Method("none", methods.settings_of(BASE), [])
+    digits = Method("none", methods.settings_of(BASE), [])
     assert program.published_curves(digits) == (None, "")
     own = curves[curves["width"] == 1]
     noise_of = {group.method: group.settings["noise"] for group in (none, dropout)}
@@ -44,8 +44,8 @@ def test_the_paper_is_laid_over_filters_of_full_width_only(tmp_path):
 def test_the_legend_has_the_curves_of_all_panels(tmp_path):
     make_run(tmp_path / "a", noise="none", granularity=("filter",))
     make_run(tmp_path / "b", noise="dropout", granularity=("weight",))
-    groups = study.grouped(study.find_runs([tmp_path]).runs)
-    curves = comparison.curve_statistics(study.points_of(groups))
+    groups = grouped(find_runs([tmp_path]).runs)
+    curves = curve_statistics(points_of(groups))
     (legend,) = drawn(curves).legends
     assert [text.get_text() for text in legend.get_texts()] == ["none", "dropout"]
 

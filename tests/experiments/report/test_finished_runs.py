@@ -4,7 +4,7 @@ import pandas as pd
 
 from bbo.pipeline import finished
 from bbo.settings.config import ExperimentConfig, override
-from experiments.report import finished_runs as study
+from experiments.report.finished_runs import baseline_of, grouped
 
 BASE = ExperimentConfig()
 
@@ -18,7 +18,7 @@ def groups(*settings):
         finished.FinishedRun(str(i), override(BASE, **one), pd.DataFrame(), [])
         for i, one in enumerate(settings)
     ]
-    return study.grouped(runs)
+    return grouped(runs)
 
 
 def test_methods_are_named_by_what_differs():
@@ -70,12 +70,12 @@ def measured(*runs):
         ]
         curve = pd.DataFrame(rows if accuracy is not None else [])
         made.append(finished.FinishedRun(str(i), override(BASE, **settings), curve, []))
-    return study.grouped(made)
+    return grouped(made)
 
 
 def baselines(*runs):
     found = measured(*runs)
-    return {group.method: study.baseline_of(group, found) for group in found}
+    return {group.method: baseline_of(group, found) for group in found}
 
 
 NONE = {"noise": "none"}

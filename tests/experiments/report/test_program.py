@@ -8,12 +8,12 @@ import pytest
 from finished_runs import make_run, statistics
 from PIL import Image
 
-from bbo.pipeline import curve_file as report
 from bbo.pipeline import finished
+from bbo.pipeline.curve_file import read_curve
 from experiments.command_line import program as cli
 from experiments.report import figures, program, tables
-from experiments.report import finished_runs as study
-from experiments.report import statistics as comparison
+from experiments.report.finished_runs import find_runs, points_of
+from experiments.report.statistics import paired_differences, where
 
 ROOT = pathlib.Path(__file__).parents[3]
 STUDIES = sorted(path.parent for path in (ROOT / "experiments/results").glob("*/points.csv"))
@@ -46,7 +46,7 @@ def test_unfinished_damaged_and_repeated_runs_are_listed(tmp_path, capsys):
         make_run(tmp_path / "bad" / name, seed=3)
         (tmp_path / "bad" / name / file).write_text(text)
     (tmp_path / "0000" / "checkpoints").mkdir(parents=True)  # nothing of a run
-    found = study.find_runs([tmp_path, tmp_path / "sweep"])
+    found = find_runs([tmp_path, tmp_path / "sweep"])
     root = tmp_path.name
     assert [run.name for run in found.runs] == [f"{root}/sweep/0000", f"{root}/sweep/0001"]
     reasons = {name.removeprefix(f"{root}/"): reason for name, reason in found.left_out.items()}
@@ -138,9 +138,9 @@ def test_published_curves_are_complete():
 
 def test_a_run_of_before_the_costs_is_left_out(tmp_path):
     make_run(tmp_path / "0")
-    curve = report.read_curve(tmp_path / "0" / "curve.csv")
+    curve = read_curve(tmp_path / "0" / "curve.csv")
     curve.drop(columns="macs_kept").to_csv(tmp_path / "0" / "curve.csv", index=False)
-    found = study.find_runs([tmp_path])
+    found = find_runs([tmp_path])
     assert not found.runs and "no column macs_kept" in found.left_out[f"{tmp_path.name}/0"]
     assert {axis.measure for axis in list(figures.AXES.values())[:3]} < finished.NEEDED
 
@@ -150,7 +150,7 @@ def test_other_points_and_columns_of_other_runs(tmp_path):
     make_run(tmp_path / "0", noise="none")
     make_run(tmp_path / "1", noise="none", seed=1, sparsities=(0.0, 0.3, 0.5))
     make_run(tmp_path / "2", noise="none", seed=2, checkpoint_every=1)
-    curve = report.read_curve(tmp_path / "2" / "curve.csv")
+    curve = read_curve(tmp_path / "2" / "curve.csv")
     mended = curve.assign(recovery="of_tomorrow", test_top1=0.9)
     both = pd.concat([curve, mended]).assign(macs_compact=0.25, novelty=7.0)
     both.to_csv(tmp_path / "2" / "curve.csv", index=False)
@@ -168,8 +168,8 @@ def test_of_many_methods_only_differences_from_the_baseline_are_shown(tmp_path):
     noises = ("none", "dropout", "sparseout", "shakeout")
     both = [{"noise": noise, "seed": seed} for noise in noises for seed in (0, 1)]
     found, _ = statistics(tmp_path, *both)
-    differences = comparison.paired_differences(study.points_of(found))
-    part = comparison.where(differences, granularity="filter")
+    differences = paired_differences(points_of(found))
+    part = where(differences, granularity="filter")
     header, _, *rows = tables.difference_table(part, ["none"]).splitlines()
     assert header.startswith("| method − reference | recovery | 0 % |")
     assert [" − none | as pruned | " in row for row in rows] == [True] * 3

@@ -4,7 +4,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.report import statistics as comparison
+from experiments.report.statistics import (
+    aggregate,
+    area,
+    class_losses,
+    curve_statistics,
+    largest_sparsity,
+    paired_differences,
+    recovery_gains,
+    rows_of,
+    summary,
+    where,
+)
 
 PLACE = {"dataset": "digits", "network": "small_cnn", "width": 1.0, "granularity": "filter"}
 T_OF_3 = 4.302652729911275
@@ -30,7 +41,7 @@ def points(curves, recovery="none", **columns):
 
 def only(table, **values):
     """The one line that has these values."""
-    (line,) = comparison.rows_of(comparison.where(table, **values))
+    (line,) = rows_of(where(table, **values))
     return line
 
 
@@ -40,7 +51,7 @@ def statistics(line):
 
 def test_interval_by_hand():
     table = pd.DataFrame({"group": "aaab", "value": [1.0, 2.0, 3.0, 7.0]} | {"group": list("aaab")})
-    found = comparison.aggregate(table, ["group"])
+    found = aggregate(table, ["group"])
     half = T_OF_3 / np.sqrt(3)
     assert statistics(only(found, group="a")) == pytest.approx(
         [2, 1, 3, 2 - half, 2 + half], abs=1e-6
@@ -53,7 +64,7 @@ def test_intervals_hold_the_true_mean_as_often_as_they_say():
     trials = 2000
     values = np.random.default_rng(0).standard_normal((trials, 3))
     table = pd.DataFrame({"trial": np.repeat(np.arange(trials), 3), "value": values.ravel()})
-    found = comparison.aggregate(table, ["trial"])
+    found = aggregate(table, ["trial"])
     share = ((found["low"] < 0) & (found["high"] > 0)).mean()
     assert abs(share - 0.95) < 4 * np.sqrt(0.95 * 0.05 / trials)
 
@@ -61,7 +72,7 @@ def test_intervals_hold_the_true_mean_as_often_as_they_say():
 def test_statistics_of_curves_count_what_failed():
     runs = points({("none", 0): {0.0: 0.5, 0.5: 0.25}, ("none", 1): {0.0: 0.75, 0.5: np.nan}})
     runs.loc[3, "error"] = "out of memory"
-    found = comparison.curve_statistics(runs)
+    found = curve_statistics(runs)
     assert list(found["measure"].unique()) == ["test_top1"]
     whole, half = only(found, sparsity=0.0), only(found, sparsity=0.5)
     assert (whole["mean"], whole["n"], whole["failed"]) == (0.625, 2, 0)
@@ -72,7 +83,7 @@ def test_a_point_that_failed_in_all_runs_keeps_its_line():
     runs = points({("none", 0): {0.0: 0.5, 0.5: np.nan}}).assign(macs_kept=[1.0, 0.5])
     runs["test_class_top1"] = np.nan
     runs.loc[1, "error"] = "out of memory"
-    found = comparison.curve_statistics(runs)
+    found = curve_statistics(runs)
     assert list(found["measure"]) == ["test_top1", "macs_kept"] * 2
     line = only(found, sparsity=0.5, measure="test_top1")
     assert (line["n"], line["failed"]) == (0, 1) and np.isnan(line["mean"])
@@ -90,7 +101,7 @@ def test_paired_differences_by_hand():
             ("dropout", 3): {0.5: 0.0},  # nothing to be compared with
         }
     )
-    found = comparison.paired_differences(runs.assign(macs_kept=0.5))
+    found = paired_differences(runs.assign(macs_kept=0.5))
     line = only(found, method="dropout", reference="none")
     half = 0.1 * T_OF_3 / np.sqrt(3)
     assert statistics(line) == pytest.approx([0.2, 0.1, 3, 0.2 - half, 0.2 + half], abs=1e-6)
@@ -107,7 +118,7 @@ def test_gains_of_recovery_by_hand():
             ("dropout", 0): {0.5: 0.25, 0.9: 0.125},
         }
     ).assign(recovery="batch_norm")
-    found = comparison.recovery_gains(pd.concat([pruned, mended, pruned.iloc[:0]]))
+    found = recovery_gains(pd.concat([pruned, mended, pruned.iloc[:0]]))
     line = only(found, method="none")
     half = 0.125 * T_OF_2  # std / sqrt(2)
     assert (line["recovery"], line["sparsity"]) == ("batch_norm", 0.5)
@@ -115,27 +126,27 @@ def test_gains_of_recovery_by_hand():
         [0.375, np.sqrt(2) * 0.125, 2, 0.375 - half, 0.375 + half], abs=1e-6
     )
     assert only(found, method="dropout")["mean"] == -0.25  # recovery can harm
-    assert comparison.recovery_gains(pruned).empty
+    assert recovery_gains(pruned).empty
 
 
 def test_differences_are_within_a_problem_and_one_method_has_none():
     runs = points({("none", 0): {0.0: 1.0}})
-    assert comparison.paired_differences(runs).empty
+    assert paired_differences(runs).empty
     other = points({("dropout", 0): {0.0: 0.5}}).assign(network="vgg16")
-    assert comparison.paired_differences(pd.concat([runs, other])).empty
+    assert paired_differences(pd.concat([runs, other])).empty
 
 
 def test_no_differences_of_methods_with_a_single_seed_in_common():
     runs = points({("none", 0): {0.0: 1.0}, ("dropout", 0): {0.0: 0.5}, ("dropout", 1): {0.0: 0.5}})
-    assert comparison.paired_differences(runs).empty
+    assert paired_differences(runs).empty
     failed = points({(m, s): {0.0: 1.0 if s else np.nan} for m in ("none", "x") for s in (0, 1)})
-    assert comparison.paired_differences(failed)["n"].tolist() == [1]  # that a point failed is told
+    assert paired_differences(failed)["n"].tolist() == [1]  # that a point failed is told
 
 
 def test_a_seed_that_is_there_twice_is_refused():
     runs = points({("none", 0): {0.0: 1.0}, ("dropout", 0): {0.0: 0.5}})
     with pytest.raises(pd.errors.MergeError):
-        comparison.paired_differences(pd.concat([runs, runs]))
+        paired_differences(pd.concat([runs, runs]))
 
 
 @pytest.mark.parametrize(
@@ -151,17 +162,17 @@ def test_a_seed_that_is_there_twice_is_refused():
     ],
 )
 def test_area_by_hand(sparsity, accuracy, expected):
-    found = comparison.area(np.array(sparsity), np.array(accuracy))
+    found = area(np.array(sparsity), np.array(accuracy))
     assert found == pytest.approx(expected, nan_ok=True)
 
 
 def test_largest_sparsity_by_hand():
     sparsity = np.array([0.0, 0.3, 0.5, 0.9])
     accuracy = np.array([0.98, 0.97, 0.93, np.nan])
-    assert comparison.largest_sparsity(sparsity, accuracy, 0.98 - 0.01) == 0.3
-    assert comparison.largest_sparsity(sparsity, accuracy, 0.98 - 0.05) == 0.5
-    assert np.isnan(comparison.largest_sparsity(sparsity, accuracy, 0.99))
-    assert np.isnan(comparison.largest_sparsity(sparsity, accuracy, np.nan))
+    assert largest_sparsity(sparsity, accuracy, 0.98 - 0.01) == 0.3
+    assert largest_sparsity(sparsity, accuracy, 0.98 - 0.05) == 0.5
+    assert np.isnan(largest_sparsity(sparsity, accuracy, 0.99))
+    assert np.isnan(largest_sparsity(sparsity, accuracy, np.nan))
 
 
 def by_class(*texts):
@@ -173,7 +184,7 @@ def by_class(*texts):
 
 def test_losses_of_classes_by_hand():
     runs = by_class(("1;0.75;0.5", "0.75;0.25;0.75"), ("1;;0.5", "0.5;0.25;"))
-    found = comparison.class_losses(runs)
+    found = class_losses(runs)
     assert found["class"].tolist() == [0, 1, 2]
     half = 0.125 * T_OF_2
     line = only(found, **{"class": 0})
@@ -187,9 +198,9 @@ def test_losses_of_classes_by_hand():
 
 def test_losses_of_classes_need_both_points():
     runs = by_class(("1;1", "0.5;0.75"), ("1;1", None))
-    assert comparison.class_losses(runs)["n"].tolist() == [1, 1]
+    assert class_losses(runs)["n"].tolist() == [1, 1]
     for without in (by_class(("1;1", None)), points({("none", 0): {0.0: 1.0}})):
-        found = comparison.class_losses(without)
+        found = class_losses(without)
         assert found.empty and "mean" in found
 
 
@@ -203,7 +214,7 @@ def test_losses_of_classes_need_both_points():
     ],
 )
 def test_largest_loss_of_a_class_by_hand(unpruned, pruned, expected):
-    found = comparison.summary(by_class((unpruned, pruned)))
+    found = summary(by_class((unpruned, pruned)))
     mean = only(found, number="class_loss_at_50")["mean"]
     assert mean == pytest.approx(expected, nan_ok=True)
 
@@ -220,7 +231,7 @@ def test_summary_by_hand():
     runs["test_loss"] = runs["sparsity"]
     runs["test_ece"] = 2 * runs["sparsity"]
     runs["test_class_top1"] = ["1;0.5", "0.75;0.5", "0;0"] * 3 + ["1;1", "1;0.25", "0;0"]
-    found = comparison.summary(runs)
+    found = summary(runs)
     assert list(found["method"].unique()) == ["none", "dropout"]
 
     def mean(method, number):
@@ -250,21 +261,21 @@ def test_the_baseline_is_as_pruned_and_may_be_missing():
     curves = {("none", 0): {0.0: 0.9, 0.5: 0.9}, ("dropout", 0): {0.0: 0.9, 0.5: 0.88}}
     mended = {key: {s: a - 0.05 for s, a in curve.items()} for key, curve in curves.items()}
     both = pd.concat([points(curves), points(mended, recovery="batch_norm")])
-    found = comparison.summary(both)
+    found = summary(both)
     line = only(found, method="dropout", recovery="batch_norm", number="within_5")
     assert line["mean"] == 0.0  # 85 % against 90 %
-    alone = comparison.summary(both.assign(baseline=""))
+    alone = summary(both.assign(baseline=""))
     assert np.isnan(only(alone, method="dropout", recovery="none", number="within_5")["mean"])
     # Where nothing is removed, filters are as good as weights.
     weights = points(curves).query("method == 'dropout'").assign(granularity="weight")
-    found = comparison.summary(pd.concat([points(curves), weights]))
+    found = summary(pd.concat([points(curves), weights]))
     assert only(found, granularity="weight", number="within_5")["mean"] == 0.5
-    old = comparison.summary(points(curves))  # without calibration and classes
+    old = summary(points(curves))  # without calibration and classes
     assert np.isnan(only(old, method="none", number="ece_at_0")["mean"])
     assert np.isnan(only(old, method="none", number="class_loss_at_50")["mean"])
 
 
 def test_a_mean_without_the_seed_that_failed_is_within_nothing():
     curves = {("none", 0): {0.0: 0.9, 0.5: 0.9}, ("none", 1): {0.0: 0.9, 0.5: np.nan}}
-    found = comparison.summary(points(curves))
+    found = summary(points(curves))
     assert only(found, number="within_5")["mean"] == 0.0

@@ -9,8 +9,8 @@ import pytest
 from pytest import approx
 
 from experiments.command_line import program as cli
-from experiments.scale import program as scale
-from experiments.scale import report as scale_report
+from experiments.scale.program import FLAGS, main, peaks_from
+from experiments.scale.report import communication_text
 
 pytestmark = pytest.mark.slow
 
@@ -18,7 +18,7 @@ PEAKS = ("--peak_flops=1e9", "--bandwidth=1e9", "--link=1e8", "--latency=1e-4")
 
 
 def run_program(*argv):
-    return cli.run_program(scale.main, scale.FLAGS, ["scale", *map(str, argv)])
+    return cli.run_program(main, FLAGS, ["scale", *map(str, argv)])
 
 
 def test_what_it_leaves(tmp_path, capsys):
@@ -65,12 +65,12 @@ TEXTS = ("scaling", "collectives", "bound")
 
 def test_what_is_not_in_the_closed_form_is_told():
     row = {"devices": 8, "collectives": "all-gather all-reduce", "unexplained_bytes": 4}
-    told = scale_report.communication_text([row])
+    told = communication_text([row])
     assert told == (
         "Collectives: all-gather, all-reduce; these are not the sums of gradients, BatchNorm "
         "statistics and metrics alone"
     )
-    assert scale_report.communication_text([row | {"devices": 1}]) == "Collectives: none"
+    assert communication_text([row | {"devices": 1}]) == "Collectives: none"
 
 
 def test_devices_are_made_before_jax_is_loaded(tmp_path):
@@ -90,8 +90,8 @@ def test_devices_are_made_before_jax_is_loaded(tmp_path):
 
 
 def test_peaks_of_a_data_sheet_with_another_link(tmp_path):
-    cli.parse(scale.FLAGS, ["scale", "--peaks=h100", "--dtype=bfloat16", "--link=5e10"])
-    peaks = scale.peaks_from(scale.FLAGS)
+    cli.parse(FLAGS, ["scale", "--peaks=h100", "--dtype=bfloat16", "--link=5e10"])
+    peaks = peaks_from(FLAGS)
     assert (peaks.flops, peaks.bandwidth, peaks.link) == (989.4e12, 3.35e12, 5e10)
     assert peaks.latency == 0 and peaks.source.startswith("data sheet of the H100 SXM")
     assert peaks.source.endswith("; link as given")

@@ -6,10 +6,16 @@ import jax
 import pytest
 
 from bbo.settings.config import ExperimentConfig, override
-from bbo.training import devices as sharding
+from bbo.training.devices import data_mesh
 from bbo.types import UsageError
-from experiments.scale import step_cost as scaling
-from experiments.scale.step_cost import Collective, StepCost
+from experiments.scale.step_cost import (
+    Collective,
+    StepCost,
+    collectives_in,
+    step_cost,
+    step_counts,
+    step_macs,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -23,15 +29,15 @@ METRICS = 2
 @functools.cache
 def counts_of(devices, **settings):
     config = override(ExperimentConfig(), **{"width": 0.25, "batch_size": 64, **settings})
-    mesh = sharding.data_mesh(jax.devices()[:devices])
-    return scaling.step_counts(config, mesh, NUM_IMAGES)
+    mesh = data_mesh(jax.devices()[:devices])
+    return step_counts(config, mesh, NUM_IMAGES)
 
 
 @functools.cache
 def collectives_of(devices, **settings):
     config = override(ExperimentConfig(), **{"width": 0.25, "batch_size": 64, **settings})
-    mesh = sharding.data_mesh(jax.devices()[:devices])
-    return scaling.step_cost(config, mesh, NUM_IMAGES).collectives
+    mesh = data_mesh(jax.devices()[:devices])
+    return step_cost(config, mesh, NUM_IMAGES).collectives
 
 
 @pytest.mark.parametrize("noise", ["none", "batch_bridgeout", "dropout"])
@@ -128,10 +134,7 @@ def test_operations_are_those_of_the_devices_part_of_the_batch():
 
 def test_bytes_accessed_do_not_grow_with_the_data_set():
     config = override(ExperimentConfig(), width=0.25, batch_size=64, noise="none")
-    few, many = (
-        scaling.step_cost(config, sharding.data_mesh(jax.devices()[:8]), number)
-        for number in (64, 10**6)
-    )
+    few, many = (step_cost(config, data_mesh(jax.devices()[:8]), number) for number in (64, 10**6))
     assert many == few._replace(arguments=few.arguments + (10**6 - 64) * (64 + 4))
 
 
@@ -139,9 +142,9 @@ def test_multiply_adds_are_counted_with_padding_and_are_half_of_the_operations()
     config = override(ExperimentConfig(), width=0.25, batch_size=4, noise="batch_bridgeout")
     dense = 9 * 64 * (1 * 8 + 8 * 8) + 9 * 16 * (8 * 16 + 16 * 16) + 16 * 10
     expected = 4 * (3 * dense - 9 * 64 * 8)
-    assert scaling.step_macs(config) == expected
-    assert scaling.step_macs(override(config, parallel="pmap")) == expected
-    assert scaling.step_macs(override(config, dtype="bfloat16")) == expected
+    assert step_macs(config) == expected
+    assert step_macs(override(config, parallel="pmap")) == expected
+    assert step_macs(override(config, dtype="bfloat16")) == expected
 
 
 def test_noise_for_each_example_gathers_no_images():
@@ -173,7 +176,7 @@ all-reduce(%a, %b), channel_id=2, metadata={op_name="all-reduce(x)"}
 
 
 def test_collectives_are_read_off_the_text():
-    assert scaling.collectives_in(HLO) == (
+    assert collectives_in(HLO) == (
         Collective("all-reduce", 4 * 8 + 2 * 9 * 8 * 16, 2),
         Collective("all-gather", 64 * 8 * 8, 1),
         Collective("all-gather", 4 * 16, 1),

@@ -10,7 +10,7 @@ from fake_kubectl import calls, finish
 from launching import write_program
 
 from bbo.types import RunError, UsageError
-from experiments.command_line import program as cli
+from experiments.command_line.program import run_program
 from launch.k8s import jobset
 from launch.k8s import program as k8s
 
@@ -92,7 +92,7 @@ def place(tmp_path, monkeypatch):
 def launch(*further, out="out"):
     flags = ("--image=lab/bbo:1", "--queue=lab", f"--volume=nfs:{os.getcwd()}")
     argv = ["k8s", "spec.py", out, *flags, *further]
-    return cli.run_program(k8s.main, k8s.FLAGS, argv, positional=("SPEC", "OUT"))
+    return run_program(k8s.main, k8s.FLAGS, argv, positional=("SPEC", "OUT"))
 
 
 def name_of(place):

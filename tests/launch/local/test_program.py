@@ -7,7 +7,7 @@ import pytest
 from launching import launch, lines, prepare, write_spec
 
 from bbo.types import UsageError
-from experiments.command_line import program as cli
+from experiments.command_line.program import parse
 from launch import logs, sweep
 from launch.local import program as local
 from launch.slurm import squeue
@@ -145,7 +145,7 @@ def test_each_run_has_a_gpu_to_itself(out):
     ],
 )
 def test_places(argv, gpus):
-    cli.parse(local.FLAGS, ["local", *argv])
+    parse(local.FLAGS, ["local", *argv])
     assert local.places(local.FLAGS) == gpus
 
 

@@ -10,8 +10,8 @@ from shrunken import CONFIG
 
 from bbo import compaction
 from bbo.models.create import kept_channels
-from bbo.pipeline import run as runs
 from bbo.pipeline.compiled import model_of
+from bbo.pipeline.run import set_up
 from bbo.pipeline.shrinking import gradual as stepwise
 from bbo.pipeline.shrinking import shrink as shrinking
 from bbo.pipeline.shrinking.goal import Goal
@@ -55,7 +55,7 @@ def test_several_iterations_come_to_the_same_size(variables, target):
     assert [count for _, count in seen] == sorted((count for _, count in seen), reverse=True)
     sizes = [
         shrunken.macs_of(
-            runs.set_up(CONFIG),
+            set_up(CONFIG),
             model_of(CONFIG, kept=kept_channels(of["params"])),
             of,
         )

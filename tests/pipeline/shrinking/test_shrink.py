@@ -8,11 +8,9 @@ import shrunken
 from bbo.compaction import cost
 from bbo.compaction.timing import Timed
 from bbo.models.create import kept_channels
-from bbo.pipeline.shrinking import goal as targets
 from bbo.pipeline.shrinking import shrink as shrinking
-from bbo.pipeline.shrinking import unremovable as staying
-from bbo.pipeline.shrinking.goal import Goal
-from bbo.pipeline.shrinking.unremovable import Staying
+from bbo.pipeline.shrinking.goal import STEPS, Goal
+from bbo.pipeline.shrinking.unremovable import NOT_SELECTED, Staying
 from bbo.types import UsageError
 
 pytestmark = pytest.mark.slow
@@ -56,7 +54,7 @@ def test_by_what_may_be_left(run, variables, measure, share):
     if share == 1:
         assert shrunk.sparsity == 0
         return
-    step = 1 / targets.STEPS[measure]
+    step = 1 / STEPS[measure]
     before = shrinking.shrink(run, variables, Goal("sparsity", shrunk.sparsity - step))
     assert before.left[measure] > share
 
@@ -72,8 +70,8 @@ def test_what_is_not_selected_stays(variables):
     kept = kept_channels(shrunk.variables["params"])
     assert list(kept.values()) == [8, 16, 16, 32]
     assert shrunk.staying == [
-        Staying("conv2/kernel", 16, 16, staying.NOT_SELECTED),
-        Staying("conv4/kernel", 32, 32, staying.NOT_SELECTED),
+        Staying("conv2/kernel", 16, 16, NOT_SELECTED),
+        Staying("conv4/kernel", 32, 32, NOT_SELECTED),
     ]
 
 

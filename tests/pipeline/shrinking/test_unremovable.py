@@ -8,8 +8,15 @@ import pytest
 
 from bbo import pruning, trees
 from bbo.compaction import channels
-from bbo.pipeline.shrinking import unremovable as staying
-from bbo.pipeline.shrinking.unremovable import Staying
+from bbo.pipeline.shrinking.unremovable import (
+    ALIVE,
+    NOT_SELECTED,
+    SHARED,
+    Staying,
+    staying_filters,
+    staying_text,
+    zero_filters,
+)
 from bbo.pruning import groups as grouping
 
 
@@ -50,21 +57,21 @@ def test_of_bundled_networks_nothing(name):
     variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(shape))
     groups = groups_of(model.apply, variables, jnp.zeros(shape))
     selected = pruning.eligible(variables["params"])
-    assert staying.staying_filters(groups, variables["params"], selected) == []
-    assert staying.staying_text([]) == "Filters that cannot be removed: none"
+    assert staying_filters(groups, variables["params"], selected) == []
+    assert staying_text([]) == "Filters that cannot be removed: none"
 
 
 def test_the_result_stays():
-    assert staying.staying_filters(GROUPS, VARIABLES["params"], KERNELS) == [RESULT]
+    assert staying_filters(GROUPS, VARIABLES["params"], KERNELS) == [RESULT]
 
 
 def test_what_is_not_selected_keeps_what_it_shares_channels_with():
     selected = {"a/kernel", "b/kernel"}
-    found = staying.staying_filters(GROUPS, VARIABLES["params"], selected)
+    found = staying_filters(GROUPS, VARIABLES["params"], selected)
     assert sorted(found) == [
         Staying("b/kernel", 6, 6, "stem/kernel put them out too, and stay whole"),
         RESULT,
-        Staying("stem/kernel", 6, 6, staying.NOT_SELECTED),
+        Staying("stem/kernel", 6, 6, NOT_SELECTED),
     ]
 
 
@@ -77,7 +84,7 @@ def test_of_a_kernel_some_filters_can_be_fixed():
     groups = groups_of(first_three_are_sorted, VARIABLES, IMAGE)
     (stem,) = [
         found
-        for found in staying.staying_filters(groups, VARIABLES["params"], KERNELS)
+        for found in staying_filters(groups, VARIABLES["params"], KERNELS)
         if found.kernel == "stem/kernel"
     ]
     assert (stem.filters, stem.of) == (3, 6) and "sort" in stem.reason
@@ -89,15 +96,15 @@ def test_filters_that_are_zero_and_still_there():
     params["b"]["kernel"][..., 1] = 0
     cut = {("params/a/kernel", 3): np.array([0])}
     assert trees.names(params) == sorted(KERNELS)
-    assert staying.zero_filters(GROUPS, params, cut) == [
-        Staying("a/kernel", 1, 5, staying.ALIVE),
-        Staying("b/kernel", 1, 6, staying.SHARED),
+    assert zero_filters(GROUPS, params, cut) == [
+        Staying("a/kernel", 1, 5, ALIVE),
+        Staying("b/kernel", 1, 6, SHARED),
     ]
 
 
 def test_text_has_a_line_for_each_reason():
     found = [Staying("a/kernel", 1, 5, "one"), RESULT, Staying("b/kernel", 6, 6, "one")]
-    assert staying.staying_text(found).splitlines() == [
+    assert staying_text(found).splitlines() == [
         "Filters that cannot be removed:",
         "  one: a/kernel (1 of 5), b/kernel (6)",
         "  it is an axis of the result: out/kernel (3)",

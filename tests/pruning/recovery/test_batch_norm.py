@@ -10,7 +10,7 @@ from jax import lax
 from bbo import trees
 from bbo.models.create import create_model
 from bbo.pruning.recovery import batch_norm
-from bbo.pruning.recovery import biases as recovery
+from bbo.pruning.recovery.biases import correct_biases
 from bbo.settings.sections import ModelConfig
 
 IMAGES = np.random.default_rng(1).standard_normal((24, 8, 8, 1)) * 2 + 1
@@ -124,7 +124,7 @@ def test_biases_without_a_norm_give_back_the_mean_of_their_outputs(network):
     norm = jax.tree.map(lambda x: x.at[:8].set(0), params["conv4_norm"])
     pruned = variables | {"params": params | {"conv4_norm": norm}}
     correct = jax.jit(
-        lambda dense, pruned: recovery.correct_biases(
+        lambda dense, pruned: correct_biases(
             model, dense, pruned, IMAGES, norm=lambda kernel: kernel.replace("/kernel", "_norm")
         )
     )
@@ -152,7 +152,7 @@ def test_layers_in_a_row_are_corrected_one_after_the_other_and_removed_ones_stay
     pruned = {
         "params": dense["params"] | {"hidden": dense["params"]["hidden"] | {"kernel": kernel}}
     }
-    mended = recovery.correct_biases(model, dense, pruned, x)["params"]
+    mended = correct_biases(model, dense, pruned, x)["params"]
     hidden = x @ dense["params"]["hidden"]["kernel"]
     expected = (hidden - x @ kernel).mean(0)
     np.testing.assert_allclose(mended["hidden"]["bias"], [0, *expected[1:]], atol=1e-6)
