@@ -53,7 +53,7 @@ def records_at(folder: pathlib.Path, name: str, wanted: Collection[str]) -> list
     """Of a study (``name`` goes before those of its runs) or one finished run: those wanted.
 
     Raises:
-      UsageError: the study is damaged, or what the run recorded of its epochs.
+      UsageError: the study is damaged, or a part of the run that a report does not need.
     """
     if is_study(folder):
         return [one for one in _study_records(folder, name) if one.line["name"] in wanted]
@@ -90,15 +90,17 @@ def write_study(folder: pathlib.Path, records: Sequence[Record]) -> list[pathlib
 
 
 def _run_record(folder: pathlib.Path, name: str) -> Record:
-    """Of a run that ``finished.read_run`` has read; UsageError if its epochs are damaged."""
+    """Of a run that ``finished.read_run`` has read; UsageError if the rest of it is damaged."""
     files = (folder / "config.json", folder / "summary.json")
     record, summary = (json.loads(file.read_text("utf-8")) for file in files)
-    curve = io.StringIO((folder / "curve.csv").read_bytes().decode(), newline="")
-    points = [_apart(row) for row in csv.DictReader(curve, restval="")]
+    reading = "curve.csv"
     try:
-        epochs = [dict(epoch) for epoch in read_lines(folder / "metrics.jsonl")]
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"{name} is damaged: metrics.jsonl cannot be read ({error})") from None
+        curve = io.StringIO((folder / reading).read_bytes().decode(), newline="")
+        points = [_apart(row) for row in csv.DictReader(curve, restval="")]
+        reading = "metrics.jsonl"
+        epochs = [dict(epoch) for epoch in read_lines(folder / reading)]
+    except (ValueError, TypeError, AttributeError, csv.Error) as error:
+        raise UsageError(f"{name} is damaged: {reading} cannot be read ({error})") from None
     counts = {"points": len(points), "epochs": len(epochs)}
     return Record({"name": name, **counts, **record, "summary": summary}, points, epochs)
 
@@ -182,8 +184,7 @@ def _joined(row: Mapping[str, str]) -> dict[str, str]:
     cells, parts = {}, collections.defaultdict(list)
     for column, cell in row.items():
         name, of_class, _ = column.partition(_CLASSES + "_")
-        if of_class and cell:
-            parts[name].append("" if cell == "nan" else cell)
+        parts[name] += [cell.replace("nan", "")] if of_class and cell else []
         cells |= {name + _CLASSES: ";".join(parts[name])} if of_class else {column: cell}
     return cells
 

@@ -150,7 +150,7 @@ def test_a_study_grows_and_loses_nothing(folders, tmp_path, capsys):
     assert bytes_of(kept) == grown and bytes_of(sweep) == {"runs.jsonl": b"{}\n"}
 
 
-def test_runs_of_one_name_or_with_damaged_epochs_are_not_kept(tmp_path, capsys):
+def test_runs_of_one_name_or_damaged_where_a_report_does_not_look_are_not_kept(tmp_path, capsys):
     make_run(tmp_path / "a" / "runs" / "0")
     make_run(tmp_path / "b" / "runs" / "0", seed=1)
     out = f"--archive={tmp_path / 'study'}"
@@ -159,6 +159,10 @@ def test_runs_of_one_name_or_with_damaged_epochs_are_not_kept(tmp_path, capsys):
     (tmp_path / "a" / "runs" / "0" / "metrics.jsonl").write_text("7\n")
     assert run_program(tmp_path / "a", out) == 2
     assert "runs/0 is damaged: metrics.jsonl cannot be read" in capsys.readouterr().err
+    curve = tmp_path / "a" / "runs" / "0" / "curve.csv"
+    curve.write_text(curve.read_text().replace("\nbatch", "\n0,batch"))  # as with an index
+    assert run_program(tmp_path / "a", out) == 2
+    assert "runs/0 is damaged: curve.csv cannot be read" in capsys.readouterr().err
     assert not (tmp_path / "study").exists()
 
 
