@@ -4,7 +4,6 @@ import json
 
 import jax
 import jax.numpy as jnp
-import masking
 import numpy as np
 import optax
 import pytest
@@ -34,7 +33,7 @@ def test_golden_network(golden_dir, name):
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
             return losses.mean(), logits
 
-        @masking.fast_jit
+        @jax.jit
         def compute(params):
             evaluated = model.apply(variables | {"params": params}, images)
             return evaluated, *jax.value_and_grad(loss, has_aux=True)(params)

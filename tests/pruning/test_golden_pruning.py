@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import masking
 import numpy as np
 import pytest
 import torch_names
@@ -64,7 +63,7 @@ def test_golden_pruned_logits(golden_dir, name):
     with jax.enable_x64(True):
         model = create_model(config.model, num_classes=golden.num_classes, dtype=jnp.float64)
         variables = jax.tree.map(jnp.asarray, torch_names.draw_variables(golden))
-        images, logits = jnp.asarray(golden.images), masking.fast_jit(model.apply)
+        images, logits = jnp.asarray(golden.images), jax.jit(model.apply)
         for granularity in ("filter", "weight"):
             prefix = f"logits_{granularity}_pruned_"
             recorded = {key: golden.arrays[key] for key in golden.arrays if key.startswith(prefix)}
