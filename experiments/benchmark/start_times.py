@@ -17,9 +17,9 @@ def import_seconds() -> dict[str, float]:
     """Until a fresh process has loaded what a run needs."""
 
     def fresh() -> None:
-        subprocess.run([sys.executable, "-c", "import bbo.pipeline"], check=True)
+        subprocess.run([sys.executable, "-c", "import bbo.pipeline.experiment"], check=True)
 
-    return {"import bbo.pipeline": min(_seconds(fresh) for _ in range(IMPORTS))}
+    return {"import bbo.pipeline.experiment": min(_seconds(fresh) for _ in range(IMPORTS))}
 
 
 def load_seconds(config: ExperimentConfig) -> dict[str, float]:

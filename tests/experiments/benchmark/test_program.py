@@ -21,7 +21,9 @@ def call(*arguments):
 
 @pytest.fixture
 def start_at_once(monkeypatch):
-    monkeypatch.setattr(start_times, "import_seconds", lambda: {"import bbo.pipeline": 1.0})
+    monkeypatch.setattr(
+        start_times, "import_seconds", lambda: {"import bbo.pipeline.experiment": 1.0}
+    )
 
 
 @pytest.mark.slow
