@@ -74,6 +74,7 @@ def count_macs(function: Callable[..., PyTree], variables: PyTree, *inputs: PyTr
     Raises:
       UsageError: there are products in a while loop, in a kernel, or of ragged arrays.
 
+    >>> from flax import linen as nn
     >>> images, kernel = jnp.zeros((2, 8, 8, 3)), jnp.zeros((3, 3, 3, 4))
     >>> count_macs(nn.Conv(4, (3, 3), use_bias=False).apply, {"params": {"kernel": kernel}}, images)
     13824
