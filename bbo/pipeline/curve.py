@@ -112,13 +112,12 @@ def prune_network(
     return rows
 
 
-def recovery_context(run: Run, poll: Poll) -> Context:
+def recovery_context(run: Run, batches: list[PyTree], poll: Poll) -> Context:
     """What the recoveries of a run look at; ``poll`` is asked before each batch of images."""
     augmented = run.images["train"]._replace(rng=replicate(run.rngs["recovery"], run.mesh))
     limit = min(run.config.pruning.recovery_images, LAYERWISE_IMAGES)
     rows = _recovery_rows(run, limit)
     (large_batch,) = (shard_batch(choice, run.mesh) for choice in choices(rows, len(rows)))
-    batches = _recovery_batches(run)
 
     def layer_by_layer(mend: Callable[..., PyTree], dense: PyTree, pruned: PyTree) -> PyTree:
         poll()
@@ -134,10 +133,11 @@ def recovery_context(run: Run, poll: Poll) -> Context:
 def curve_tools(run: Run, variables: PyTree, poll: Poll) -> CurveTools:
     """What pruning, mending and measuring the network of a run takes."""
     config, params = run.config.pruning, variables["params"]
-    scores = _curve_scores(run, variables, _recovery_batches(run), poll)
+    batches = _recovery_batches(run)
+    scores = _curve_scores(run, variables, batches, poll)
     found = find_channels(run, variables)
     groups = groups_of(found.groups, "params") if config.scope == "group" else None
-    context = recovery_context(run, poll)
+    context = recovery_context(run, batches, poll)
 
     def prepare(granularity: str) -> pruning.Pruner:
         scored = scores(granularity)

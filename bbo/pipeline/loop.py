@@ -5,7 +5,7 @@ import itertools
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -67,18 +67,19 @@ def train_network(
       Preempted: by ``should_stop``; all has been saved.
       RunError: the loss is no longer a number.
     """
+
+    def part(now: Together) -> list[Progress]:
+        own = {"state": now.state, "collected": now.collected, "seconds": now.seconds}
+        return [now.members[0]._replace(**own)]
+
     alone = Steps(
         batches=lambda epoch: training_batches(run, epoch),
         step=lambda state, batch: run.programs.train(state, run.images["train"], batch),
         join=lambda found: Together(found[0].state, [*found], found[0].collected, found[0].seconds),
-        part=lambda all: [all.members[0]._replace(**_own(all))],
+        part=part,
     )
     (network,), count = train([run], [workdir], alone, should_stop, start=start)
     return network, count
-
-
-def _own(all: Together) -> dict[str, Any]:
-    return {"state": all.state, "collected": all.collected, "seconds": all.seconds}
 
 
 def train(

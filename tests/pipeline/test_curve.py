@@ -30,7 +30,7 @@ def pruned_run():
 
 def mended(run, dense, pruned, name):
     polls = []
-    context = recovery_context(run, lambda: polls.append(1))
+    context = recovery_context(run, _recovery_batches(run), lambda: polls.append(1))
     return FUNCTIONS[name](context, dense, pruned), len(polls)
 
 
