@@ -64,7 +64,28 @@ def load_dataset(config: DataConfig, *, seed: int) -> Dataset:
                 f"{config.dataset}: images {shape}, labels up to {classes[-1]}"
             )
     held_out = _choose_validation(train.label, config.validation_fraction, seed)
-    return Dataset(train, held_out, test, info)
+    train, test = (
+        split._replace(image=averaged(split.image, config.downscale)) for split in (train, test)
+    )
+    return Dataset(train, held_out, test, config.info)
+
+
+def averaged(images: np.ndarray, factor: int) -> np.ndarray:
+    """Means of squares of ``factor`` x ``factor`` pixels, halves rounded up.
+
+    Args:
+      images: uint8 [n, h, w, c].
+      factor: divides h and w; 1 gives the very images.
+
+    >>> averaged(np.array([[0, 1], [2, 3]], np.uint8).reshape(1, 2, 2, 1), 2).ravel().tolist()
+    [2]
+    """
+    if factor == 1:
+        return images
+    n, height, width, channels = images.shape
+    squares = images.reshape(n, height // factor, factor, width // factor, factor, channels)
+    area = factor**2
+    return ((squares.sum((2, 4), dtype=np.uint32) + area // 2) // area).astype(np.uint8)
 
 
 def _load_prepared(config: DataConfig) -> tuple[Split, Split]:

@@ -15,7 +15,7 @@ from bbo import trees
 from bbo.models.layers import Layers
 from bbo.models.resnet import FULL_CHANNELS, FULL_STAGES, THIN_CHANNELS, THIN_STAGES, ResNet
 from bbo.models.small_cnn import SmallCNN
-from bbo.models.vgg import VGG
+from bbo.models.vgg import SMALL_CHANNELS, SMALL_STAGES, STAGES, VGG
 from bbo.models.wide_resnet import WideResNet
 from bbo.settings.catalog import parse_model
 from bbo.settings.sections import ModelConfig
@@ -74,7 +74,10 @@ def _resnet(layers: Layers, num_classes: int, config: ModelConfig, depth: int) -
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "small_cnn": lambda layers, num_classes, config: SmallCNN(layers, num_classes),
-    "vgg": lambda layers, num_classes, config, depth: VGG(layers, num_classes, depth),
+    "vgg": lambda layers, num_classes, config, depth: VGG(layers, num_classes, STAGES[depth]),
+    "small_vgg": lambda layers, num_classes, config: VGG(
+        layers, num_classes, SMALL_STAGES, SMALL_CHANNELS
+    ),
     "thin_resnet": lambda layers, num_classes, config, depth: ResNet(
         layers, num_classes, THIN_STAGES[depth], THIN_CHANNELS
     ),

@@ -5,8 +5,8 @@ from flax import linen as nn
 from bbo.models.layers import Layers, Noise, apply_noise, check_images
 from bbo.types import Array
 
-THIN_STAGES = {18: (2, 2, 2), 34: (3, 4, 6)}
-"""Blocks in each stage of the paper's thin networks, by name."""
+THIN_STAGES = {18: (2, 2, 2), 20: (3, 3, 3), 34: (3, 4, 6)}
+"""Blocks in each stage of the thin networks, by name: the paper's 18 and 34, and ResNet-20."""
 THIN_CHANNELS = (16, 32, 64)
 FULL_STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 """Blocks in each stage of the networks of full width, by depth."""

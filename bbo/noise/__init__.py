@@ -3,10 +3,22 @@
 Draw ``noisy = regulariser.weights(rng, params)`` once per step, then apply the model to ``noisy``.
 """
 
-from bbo.noise.bridgeout import batch_bridgeout, bridgeout, group_bridgeout, sparseout
+from bbo.noise.bridgeout import (
+    batch_bridgeout,
+    bridgeout,
+    group_bridgeout,
+    scale_free_bridgeout,
+    sparseout,
+)
 from bbo.noise.configured import create_regulariser
-from bbo.noise.dropout import dropconnect, dropout, shakeout, targeted_dropout
-from bbo.noise.regulariser import Regulariser, none, spatial_kernels
+from bbo.noise.dropout import (
+    dropconnect,
+    dropout,
+    nested_dropping,
+    shakeout,
+    targeted_dropout,
+)
+from bbo.noise.regulariser import Regulariser, none, paused, spatial_kernels
 
 __all__ = [
     "Regulariser",
@@ -16,7 +28,10 @@ __all__ = [
     "dropconnect",
     "dropout",
     "group_bridgeout",
+    "nested_dropping",
     "none",
+    "paused",
+    "scale_free_bridgeout",
     "shakeout",
     "sparseout",
     "spatial_kernels",

@@ -61,6 +61,58 @@ def batch_bridgeout(
     )
 
 
+def scale_free_bridgeout(
+    *,
+    rate: float | Array,
+    q: float,
+    target_fraction: float = 0.75,
+    target_unit: str = "filter",
+    nested: bool = False,
+    draw_unit: str = "weight",
+    on: trees.Selector = spatial_kernels,
+) -> Regulariser:
+    """``w + s (|w| / s)**(q/2) xi``, with ``s`` the root mean square of all that ``w`` is part of.
+
+    Behind a norm the scale of a kernel is free and weight decay shrinks it; Batch Bridgeout's noise
+    grows in proportion when ``q < 2``. Here twice the weights have twice the noise: its strength is
+    the same in every layer, at every width and time. The penalty of ``batch_bridgeout`` has the
+    factor ``s**(2 - q)``; no gradient flows through ``s``.
+
+    Args:
+      rate: probability of dropping, in (0, 1).
+      q: norm of the penalty, > 0.
+      target_fraction: share of the units that are perturbed, in (0, 1].
+      target_unit: ``filter``, ``kernel`` or ``weight``; see ``weakest``.
+      nested: each step perturbs another share, drawn evenly from [0, target_fraction) for all
+        parameters: a unit of rank r in [0, 1] with probability ``1 - r / target_fraction``, which
+        is a factor on its penalty.
+      draw_unit: what a ``xi`` is drawn for: each ``weight``, 2-D ``kernel`` or ``filter``. What
+        moves as one has the penalty ``rate / (1 - rate) * sum_n (sum_i s (|w_i| / s)**(q/2)
+        x_ni)**2`` over its weights ``i``.
+      on: which parameters: a regular expression on names or ``(name, leaf) -> bool``.
+
+    References: ours.
+    """
+    perturb = _bridgeout(q)
+
+    def relative(w: Array, xi: Array) -> Array:
+        square = jnp.mean(jnp.square(jax.lax.stop_gradient(wide(w))))
+        scale = jnp.where(square > 0, jnp.sqrt(square), 1.0)
+        return (scale * perturb(wide(w) / scale, xi)).astype(w.dtype)
+
+    return Regulariser(
+        weights=_on_weights(
+            relative,
+            rate=rate,
+            on=on,
+            target_fraction=target_fraction,
+            target_unit=target_unit,
+            nested=nested,
+            draw_unit=draw_unit,
+        )
+    )
+
+
 def bridgeout(
     *, rate: float | Array, q: float, on: trees.Selector = spatial_kernels
 ) -> Regulariser:

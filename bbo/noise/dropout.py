@@ -1,5 +1,9 @@
-"""Noise in proportion to what it falls on: Dropout, DropConnect, Shakeout, Targeted Dropout."""
+"""Noise in proportion to what it falls on: Dropout and its relatives, targeted and nested."""
 
+from collections.abc import Callable
+from typing import TypeAlias
+
+import jax
 import jax.numpy as jnp
 
 from bbo import trees
@@ -9,12 +13,17 @@ from bbo.noise.regulariser import (
     _on_activations,
     _on_weights,
     check_rate,
+    draw_share,
     perturb_selected,
     spatial_kernels,
+    units_shape,
 )
 from bbo.noise.targeting import weakest
 from bbo.trees import wide
-from bbo.types import Array, Rng
+from bbo.types import Array, Params, Rng, require
+
+Prune: TypeAlias = Callable[[Params, Array], Params]
+"""``(params, share) -> params``: with the share of the units of lowest rank, in [0, 1), at zero."""
 
 
 def dropconnect(*, rate: float | Array, on: trees.Selector = spatial_kernels) -> Regulariser:
@@ -39,24 +48,50 @@ def targeted_dropout(
     rate: float | Array,
     target_fraction: float,
     target_unit: str = "weight",
+    nested: bool = False,
     on: trees.Selector = spatial_kernels,
 ) -> Regulariser:
     """Units among the weakest are set to zero with probability ``rate``, the others left alone.
 
     Nothing is rescaled: a targeted weight has mean ``(1 - rate) w`` and variance
-    ``rate (1 - rate) w**2``. A unit (weight, kernel or filter) is dropped in one piece.
+    ``rate (1 - rate) w**2``. A unit (weight, kernel or filter) is dropped in one piece. With
+    ``nested`` the share that is targeted is drawn anew, evenly up to ``target_fraction``.
 
     References: Gomez et al. 2019 (arXiv 1905.13678), weight and unit dropout.
     """
 
     check_rate(rate)
 
-    def transform(key: Rng, w: Array) -> Array:
-        units = {"filter": w.shape[-1:], "kernel": w.shape[-2:], "weight": w.shape}[target_unit]
-        dropped = draw_bernoulli(key, rate, units) & weakest(w, target_fraction, target_unit)
-        return jnp.where(dropped, jnp.zeros_like(w), w)
+    def noisy(rng: Rng, params: Params) -> Params:
+        share = draw_share(rng, target_fraction) if nested else target_fraction
 
-    return Regulariser(weights=lambda rng, params: perturb_selected(rng, params, on, transform))
+        def transform(key: Rng, w: Array) -> Array:
+            dropped = draw_bernoulli(key, rate, units_shape(w, target_unit))
+            return jnp.where(dropped & weakest(w, share, target_unit), jnp.zeros_like(w), w)
+
+        return perturb_selected(rng, params, on, transform)
+
+    return Regulariser(weights=noisy)
+
+
+def nested_dropping(*, target_fraction: float | Array, prune: Prune) -> Regulariser:
+    """The network as it is pruned, by another share at each step, even on [0, target_fraction).
+
+    One share for all layers: what is left at a large share is left at every smaller one, so that a
+    single training serves all sizes. Nothing is rescaled. A unit of rank r in [0, 1] is dropped
+    with probability ``max(0, 1 - r / target_fraction)``, which is one less the mean of its factor.
+
+    Args:
+      target_fraction: the largest share, in (0, 1].
+      prune: ``(params, share) -> params``, for instance of ``pruning.prune``. Its order may be of
+        the weights, or fixed (ordered widths).
+
+    References: ours. Nested dropout (Rippel et al. 2014, arXiv 1402.0915) and slimmable networks
+    (Yu and Huang 2019, arXiv 1903.05134) drop the last units in a fixed order.
+    """
+    if not isinstance(target_fraction, jax.Array):
+        require(0 < target_fraction <= 1, "target_fraction", target_fraction, "in (0, 1]")
+    return Regulariser(weights=lambda rng, params: prune(params, draw_share(rng, target_fraction)))
 
 
 def drop(x: Array, xi: Array) -> Array:

@@ -24,8 +24,9 @@ import jax.numpy as jnp
 from bbo import trees
 from bbo.noise.bernoulli import draw_bernoulli
 from bbo.noise.targeting import weakest, weakest_maps
+from bbo.settings.catalog import UNITS
 from bbo.trees import wide
-from bbo.types import Array, Params, Rng, require
+from bbo.types import Array, Params, PyTree, Rng, require, require_one_of
 
 
 class Regulariser(NamedTuple):
@@ -70,15 +71,57 @@ def _on_weights(
     on: trees.Selector,
     target_fraction: float = 1.0,
     target_unit: str = "kernel",
+    nested: bool = False,
+    draw_unit: str = "weight",
 ) -> Callable[[Rng, Params], Params]:
     check_rate(rate)
+    require_one_of(UNITS, "draw_unit", draw_unit)
 
-    def transform(key: Rng, w: Array) -> Array:
-        keep = draw_keep(key, w.shape, rate)
-        targeted = None if target_fraction == 1 else weakest(w, target_fraction, target_unit)
-        return perturb_kept(perturb, w, keep, rate, targeted)
+    def noisy(rng: Rng, params: Params) -> Params:
+        share = draw_share(rng, target_fraction) if nested else target_fraction
 
-    return lambda rng, params: perturb_selected(rng, params, on, transform)
+        def transform(key: Rng, w: Array) -> Array:
+            keep = draw_keep(key, units_shape(w, draw_unit), rate)
+            everywhere = target_fraction == 1 and not nested
+            targeted = None if everywhere else weakest(w, share, target_unit)
+            return perturb_kept(perturb, w, keep, rate, targeted)
+
+        return perturb_selected(rng, params, on, transform)
+
+    return noisy
+
+
+def units_shape(w: Array, unit: str) -> tuple[int, ...]:
+    """The shape of a number for each unit of a kernel ``[..., in, out]``; broadcasts to it."""
+    axes = {"filter": 1, "kernel": 2, "weight": w.ndim}[unit]
+    return (1,) * (w.ndim - axes) + w.shape[w.ndim - axes :]
+
+
+SHARE = zlib.crc32(b"share of the units")
+"""What the key of a step is folded with to draw a share; no parameter has this name."""
+
+
+def draw_share(rng: Rng, largest: float | Array) -> Array:
+    """The share of the units that nested noise falls on in a step: even on [0, ``largest``)."""
+    return largest * jax.random.uniform(jax.random.fold_in(rng, SHARE))
+
+
+def paused(regulariser: Regulariser, pause: Array) -> Regulariser:
+    """A regulariser that does nothing where ``pause``, a bool that may be traced, is true."""
+
+    def unless(noise: Callable[..., Any] | None) -> Callable[..., Any] | None:
+        if noise is None:
+            return None
+
+        def noisy(rng: Rng, x: PyTree, **options: Any) -> PyTree:
+            found = noise(rng, x, **options)
+            return jax.tree.map(lambda clean, other: jnp.where(pause, clean, other), x, found)
+
+        return noisy
+
+    return Regulariser(
+        unless(regulariser.weights), unless(regulariser.activations), regulariser.per_example
+    )
 
 
 def _on_activations(
@@ -138,7 +181,7 @@ def perturb_kept(
     Args:
       perturb: one of the transforms below.
       x: what is perturbed.
-      keep: like ``x``, see ``draw_keep``.
+      keep: broadcasts to ``x``, see ``draw_keep``.
       rate: probability of dropping.
       targeted: bool, broadcasts to ``x``: where there is noise; None is everywhere.
     """

@@ -25,7 +25,7 @@ def _kernel_norm(w: Array) -> Array:
     return jnp.sqrt(total).reshape((1,) * (w.ndim - 2) + w.shape[-2:])
 
 
-def weakest(w: Array, fraction: float, unit: str = "kernel") -> Array:
+def weakest(w: Array, fraction: float | Array, unit: str = "kernel") -> Array:
     """Mask of the weakest units of a kernel by L2 norm: those that targeting perturbs.
 
     True is strictly below the value at rank ``int(n * fraction)``, as in the authors' program, so
@@ -34,7 +34,7 @@ def weakest(w: Array, fraction: float, unit: str = "kernel") -> Array:
 
     Args:
       w: kernel ``[..., in, out]``.
-      fraction: in (0, 1]; 1 targets everything.
+      fraction: in (0, 1]; 1 targets everything. A traced one is in [0, 1).
       unit: ``kernel``: 2-D kernels compete within their filter (single weights in a dense layer);
         ``weight``: single weights within their filter; ``filter``: filters within the layer.
 
@@ -45,9 +45,10 @@ def weakest(w: Array, fraction: float, unit: str = "kernel") -> Array:
       UsageError: an argument out of range, or no filters in ``w`` to rank kernels or weights in.
     """
     require_one_of(UNITS, "target_unit", unit)
-    require(0 < fraction <= 1, "target_fraction", fraction, "in (0, 1]")
-    if fraction == 1:
-        return jnp.ones((1,) * w.ndim, bool)
+    if not isinstance(fraction, jax.Array):
+        require(0 < fraction <= 1, "target_fraction", fraction, "in (0, 1]")
+        if fraction == 1:
+            return jnp.ones((1,) * w.ndim, bool)
     if w.ndim < 2 and unit != "filter":
         raise UsageError(
             f"noise_on selects an array of shape {w.shape}, in which no weakest {unit} can be "
@@ -66,8 +67,9 @@ def weakest_maps(x: Array, fraction: float) -> Array:
     return weakest(x, fraction, unit="filter")
 
 
-def _below_rank(norms: Array, fraction: float, axis: int) -> Array:
-    rank = int(norms.shape[axis] * fraction)
+def _below_rank(norms: Array, fraction: float | Array, axis: int) -> Array:
+    rank = norms.shape[axis] * fraction
+    rank = rank.astype(jnp.int32) if isinstance(rank, jax.Array) else int(rank)
     return norms < smallest(norms, rank, axis=axis)
 
 
@@ -75,7 +77,7 @@ SORTED = 64
 """So many numbers at most are sorted."""
 
 
-def smallest(values: Array, rank: int, *, axis: int) -> Array:
+def smallest(values: Array, rank: int | Array, *, axis: int) -> Array:
     """The value that ``jnp.sort(values, axis)`` has at ``rank``; the axis is kept, of length 1.
 
     Floats that are not negative are ordered as their bits are, read as whole numbers. Whether a bit
@@ -84,7 +86,7 @@ def smallest(values: Array, rank: int, *, axis: int) -> Array:
 
     Args:
       values: float32 or float64, not negative, without NaN.
-      rank: 0 for the least.
+      rank: 0 for the least; may be traced.
       axis: along which.
 
     Raises:
@@ -94,9 +96,10 @@ def smallest(values: Array, rank: int, *, axis: int) -> Array:
     Array([2.], dtype=float32)
     """
     count = values.shape[axis]
-    require(0 <= rank < count, "rank", rank, f"in [0, {count})")
+    if not isinstance(rank, jax.Array):
+        require(0 <= rank < count, "rank", rank, f"in [0, {count})")
     if count <= SORTED:
-        return lax.slice_in_dim(jnp.sort(values, axis=axis), rank, rank + 1, axis=axis)
+        return lax.dynamic_slice_in_dim(jnp.sort(values, axis=axis), rank, 1, axis=axis)
     width = jnp.finfo(values.dtype).bits
     whole = jnp.dtype(f"uint{width}")
     bits = lax.bitcast_convert_type(jnp.abs(values), whole)  # there may be a minus zero

@@ -15,13 +15,14 @@ from bbo.data.augmentation import augment, normalize
 from bbo.models.create import create_model
 from bbo.noise.configured import create_regulariser
 from bbo.noise.regulariser import Regulariser
-from bbo.settings.catalog import DATASETS
+from bbo.noise.schedule import strength_schedule
+from bbo.pipeline.prunable import pruned_at
 from bbo.settings.config import ExperimentConfig
 from bbo.training import devices
 from bbo.training.devices import AXIS, parallelise
 from bbo.training.evaluation import batch_sums
 from bbo.training.scanning import in_one_call
-from bbo.training.step import Recipe, TrainState, batch_axes, cross_entropy, train_step
+from bbo.training.step import Clean, Recipe, TrainState, batch_axes, cross_entropy, train_step
 from bbo.types import Array, Batch, Params, PyTree, Rng, UsageError
 
 
@@ -55,6 +56,8 @@ def create_programs(
     config: ExperimentConfig,
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
+    *,
+    steps: int,
     kept: Mapping[str, int] | None = None,
 ) -> Programs:
     """Compiles nothing yet: each program is compiled at its first call.
@@ -63,6 +66,7 @@ def create_programs(
       config: all settings.
       optimizer: of the parameters.
       mesh: the devices.
+      steps: of the whole training.
       kept: the channels of a network that has lost some, see ``create.kept_channels``.
 
     Raises:
@@ -78,13 +82,13 @@ def create_programs(
     everywhere = NamedSharding(mesh, PartitionSpec())
     return Programs(
         model=model,
-        train=create_train(config, optimizer, mesh, kept),
+        train=create_train(config, optimizer, mesh, steps=steps, kept=kept),
         **{
             name: jax.jit(
                 program,
                 static_argnums=0 if name == "mend" else (),
                 out_shardings=everywhere,
-                compiler_options=_compiler_options(config),
+                compiler_options=_compiler_options(config, name),
             )
             for name, program in _measurements(config, model, kept).items()
         },
@@ -95,15 +99,20 @@ def model_of(config: ExperimentConfig, **options: Any) -> nn.Module:
     """The network of a configuration; options are those of ``create_model``."""
     return create_model(
         config.model,
-        num_classes=DATASETS[config.data.dataset].num_classes,
+        num_classes=config.data.info.num_classes,
         dtype=jnp.dtype(config.train.dtype),
         **options,
     )
 
 
-def _compiler_options(config: ExperimentConfig) -> dict[str, Any] | None:
-    """On CPU, bfloat16 does without the YNN fusions: in jaxlib 0.12 they give NaN now and then."""
-    if config.train.dtype == "bfloat16" and jax.default_backend() == "cpu":
+def _compiler_options(config: ExperimentConfig, program: str = "") -> dict[str, Any] | None:
+    """On CPU, some programs do without the YNN fusions.
+
+    In jaxlib 0.12 they give NaN in bfloat16 now and then; in jaxlib 0.10 least squares of some
+    shapes cannot run ("Instruction with unsupported layout in YNN fusion").
+    """
+    fails = config.train.dtype == "bfloat16" or program == "mend"
+    if fails and jax.default_backend() == "cpu":
         return {"xla_cpu_experimental_ynn_fusion_type": ""}
     return None
 
@@ -112,7 +121,7 @@ def _batch_of(
     config: ExperimentConfig, images: Images, choice: PyTree, augment_rng: Rng | None = None
 ) -> Batch:
     """Chosen images, augmented if there is a key, and normalised."""
-    info = DATASETS[config.data.dataset]
+    info = config.data.info
     pixels, index = images.image[choice["row"]], choice["index"]
     if augment_rng is not None and config.data.augment:
         pixels = augment(augment_rng, pixels, index=index, padding=info.padding, flip=info.flip)
@@ -127,13 +136,15 @@ def create_train(
     config: ExperimentConfig,
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
+    *,
+    steps: int,
     kept: Mapping[str, int] | None = None,
 ) -> Callable[[TrainState, Images, PyTree], tuple[TrainState, dict[str, Array]]]:
     """The training step, compiled at its first call; it alone depends on the noise."""
-    regulariser = create_regulariser(config.noise)
-    in_shards = config.train.parallel == "jit" and mesh.size > 1 and regulariser.per_example
+    per_example = create_regulariser(config.noise).per_example
+    in_shards = config.train.parallel == "jit" and mesh.size > 1 and per_example
     mapped = in_shards or config.train.parallel == "pmap"
-    step = _train_step(config, optimizer, regulariser, mapped=mapped, kept=kept)
+    step = _train_step(config, optimizer, steps=steps, mapped=mapped, kept=kept)
     if in_shards:
         # A convolution with other weights for each example: left alone, XLA gathers all images.
         step = devices.in_shards(step, mesh)
@@ -146,7 +157,7 @@ def create_train(
 
 
 def create_members_step(
-    config: ExperimentConfig, optimizer: optax.GradientTransformation, mesh: Mesh
+    config: ExperimentConfig, optimizer: optax.GradientTransformation, mesh: Mesh, *, steps: int
 ) -> Callable[[TrainState, Images, PyTree, Array], tuple[TrainState, dict]]:
     """The training step of several runs at once, compiled as one program.
 
@@ -156,8 +167,7 @@ def create_members_step(
     """
 
     def step(state: TrainState, images: Images, choice: PyTree, rate: Array) -> Any:
-        regulariser = create_regulariser(config.noise, rate)
-        return _train_step(config, optimizer, regulariser)(state, images, choice)
+        return _train_step(config, optimizer, steps=steps, rate=rate)(state, images, choice)
 
     together = jax.vmap(step, in_axes=(0, Images(None, None, 0), 0, 0))  # pyright: ignore
     return jax.jit(
@@ -171,25 +181,40 @@ def create_members_step(
 def _train_step(
     config: ExperimentConfig,
     optimizer: optax.GradientTransformation,
-    regulariser: Regulariser,
     *,
+    steps: int,
+    rate: Array | None = None,
     mapped: bool = False,
     kept: Mapping[str, int] | None = None,
 ) -> Callable:
     """One step; ``mapped``: as a device takes it that sees its own rows of the batch alone."""
-    axes = batch_axes(regulariser, mapped=mapped)
+    noise, strength = config.noise, strength_schedule(config.noise, steps)
+    prune = pruned_at(config, model_of(config, kept=kept))
+
+    def regulariser_at(step: Array) -> Regulariser:
+        factor = strength(step) if strength else 1.0
+        return create_regulariser(noise, rate, strength=factor, prune=prune)
+
+    axes = batch_axes(create_regulariser(noise), mapped=mapped)
     recipe = Recipe(
         model=model_of(config, axis_name=axes, kept=kept),
-        regulariser=regulariser,
+        regulariser=create_regulariser(noise),
         optimizer=optimizer,
         label_smoothing=config.optimizer.label_smoothing,
+        clean=Clean(
+            noise.clean_share if noise.noise != "none" else 0.0,
+            each_step=noise.clean_in == "each_step",
+            distill=noise.distill,
+            ascent=noise.ascent,
+        ),
         mapped_axis=AXIS if mapped else None,
     )
 
     def step(state: TrainState, images: Images, choice: PyTree) -> Any:
         augment_rng, noise_rng = jax.random.split(images.rng)
         batch = _batch_of(config, images, choice, jax.random.fold_in(augment_rng, state.step))
-        return train_step(state, batch, noise_rng, recipe)
+        now = recipe._replace(regulariser=regulariser_at(state.step))
+        return train_step(state, batch, noise_rng, now)
 
     return step
 

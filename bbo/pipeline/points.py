@@ -12,7 +12,7 @@ import jax
 from absl import logging
 
 from bbo.pruning import Pruner
-from bbo.settings.sections import PruningConfig
+from bbo.settings.pruning_sections import PruningConfig
 from bbo.training.evaluation import CLASS
 from bbo.types import Preempted, PyTree, UsageError
 

@@ -1,12 +1,17 @@
 """Which parameters of a configured network are perturbed and pruned."""
 
 import jax
+import jax.numpy as jnp
+from flax import linen as nn
 
 from bbo import pruning, trees
+from bbo.compaction.channels import Channels, find_channels
 from bbo.noise.configured import create_regulariser
+from bbo.noise.dropout import Prune
+from bbo.pruning.groups import groups_of, tie_scores
 from bbo.settings.catalog import MODELS, parse_model
 from bbo.settings.config import ExperimentConfig
-from bbo.types import Params, UsageError
+from bbo.types import Array, Params, UsageError
 
 
 def prunable(config: ExperimentConfig, granularity: str) -> trees.Selector:
@@ -23,7 +28,40 @@ def prunable(config: ExperimentConfig, granularity: str) -> trees.Selector:
     return lambda name, leaf: is_kernel(name, leaf) or scales.search(name) is not None
 
 
-def check_selections(config: ExperimentConfig, params: Params) -> None:
+def pruned_at(config: ExperimentConfig, model: nn.Module) -> Prune:
+    """``(params, share) -> params`` without that share of the filters, as the run prunes them.
+
+    Of nested dropping: what is dropped in training is what is removed later, whole channel groups
+    if the scope is that. Compiled with what uses it; nothing is traced before.
+    """
+    pruned = config.pruning
+
+    def prune(params: Params, share: Array) -> Params:
+        held = jax.lax.stop_gradient(params)
+        scored = pruning.scores(
+            held,
+            criterion=pruned.criterion,
+            granularity="filter",
+            on=prunable(config, "filter"),
+        )
+        groups = None
+        if pruned.scope == "group":
+            groups = groups_of(_channels(config, model).groups, "params")
+            scored = tie_scores(scored, groups, criterion=pruned.criterion)
+        how = {"scope": pruned.scope, "meaning": pruned.meaning, "groups": groups}
+        masks = pruning.prepare(held, criterion=scored, **how).masks(share)
+        return pruning.apply_masks(params, masks)
+
+    return prune
+
+
+def _channels(config: ExperimentConfig, model: nn.Module) -> Channels:
+    images = jax.ShapeDtypeStruct((1, *config.data.info.image_shape), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    return find_channels(model.apply, variables, images)
+
+
+def check_selections(config: ExperimentConfig, model: nn.Module, params: Params) -> None:
     """Tries the name patterns, the regulariser and the criterion on shapes alone.
 
     Raises:
@@ -35,7 +73,7 @@ def check_selections(config: ExperimentConfig, params: Params) -> None:
             trees.select(params, pattern)  # an empty one matches everything
         except UsageError as error:
             raise UsageError(f"{setting}: {error}") from None
-    noise = create_regulariser(config.noise)
+    noise = create_regulariser(config.noise, prune=pruned_at(config, model))
     if noise.weights:
         jax.eval_shape(noise.weights, jax.random.key(0), params)
     for granularity in config.pruning.granularity:

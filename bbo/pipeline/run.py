@@ -14,7 +14,6 @@ from bbo.data.augmentation import epoch_indices
 from bbo.data.datasets import Dataset, load_dataset
 from bbo.pipeline.compiled import Images, Programs, create_programs, create_train
 from bbo.pipeline.prunable import check_selections
-from bbo.settings.catalog import DATASETS
 from bbo.settings.config import ExperimentConfig
 from bbo.training import preemption, scanning
 from bbo.training.devices import check_divides, data_mesh, replicate, shard_batch
@@ -82,7 +81,7 @@ def set_up(
     Raises:
       UsageError: no data, or settings that do not fit the data, the network or the devices.
     """
-    info = DATASETS[config.data.dataset]
+    info = config.data.info
     mesh = like.mesh if like else data_mesh(devices)
     dataset = dataset or load_dataset(config.data, seed=config.train.seed)
     rows = {
@@ -98,6 +97,7 @@ def set_up(
         )
     check_divides(batch_size, mesh.size)
     steps_per_epoch = num_train // batch_size
+    steps = config.train.epochs * steps_per_epoch
     optimizer = create_optimizer(
         config.optimizer,
         epochs=config.train.epochs,
@@ -105,16 +105,19 @@ def set_up(
         holding=config.iterations.prune_iterations > 1,
     )
     if like:
-        programs = like.programs._replace(train=create_train(config, optimizer, mesh))
+        train = create_train(config, optimizer, mesh, steps=steps)
+        programs = like.programs._replace(train=train)
     else:
-        programs = create_programs(config, optimizer, mesh, kept)
+        programs = create_programs(config, optimizer, mesh, steps=steps, kept=kept)
     streams = ("initial", "order", "train", "recovery", "scores", "recovery_order")
     root = jax.random.key(config.train.seed, impl=GENERATORS[config.train.generator])
     rngs = {name: jax.random.fold_in(root, i) for i, name in enumerate(streams)}
     fresh = functools.partial(
         create_state, programs.model, optimizer, rngs["initial"], info.image_shape
     )
-    check_selections(config, jax.eval_shape(fresh).params)  # shapes suffice, and cost nothing
+    check_selections(
+        config, programs.model, jax.eval_shape(fresh).params
+    )  # shapes suffice, and cost nothing
     state = fresh()
     if like:
         rng = replicate(rngs["train"], mesh)

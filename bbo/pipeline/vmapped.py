@@ -89,7 +89,8 @@ def create_step(members: Sequence[Run]) -> tuple[Callable[..., Any], Images, Arr
       ``compiled.create_members_step``.
     """
     first = members[0]
-    step = create_members_step(first.config, first.optimizer, first.mesh)
+    steps = first.config.train.epochs * first.steps_per_epoch
+    step = create_members_step(first.config, first.optimizer, first.mesh, steps=steps)
     images = first.images["train"]._replace(rng=jnp.stack([run.rngs["train"] for run in members]))
     return step, images, jnp.asarray([run.config.noise.rate for run in members], jnp.float32)
 

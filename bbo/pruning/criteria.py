@@ -119,6 +119,12 @@ def random(unit: Unit) -> Array:
     return jax.random.uniform(unit.rng, (math.prod(shape),)).reshape(shape)
 
 
+def index(unit: Unit) -> Array:
+    """Higher for the first filters than for the last: ordered widths (arXiv 1903.05134)."""
+    count = unit.weights.shape[-1]
+    return jnp.arange(count, 0, -1, dtype=unit.weights.dtype)
+
+
 FUNCTIONS: dict[str, Criterion] = {
     "l2": l2,
     "l1": l1,
@@ -126,6 +132,7 @@ FUNCTIONS: dict[str, Criterion] = {
     "taylor": taylor,
     "geometric_median": geometric_median,
     "random": random,
+    "index": index,
 }
 """What computes each of ``catalog.CRITERIA``."""
 

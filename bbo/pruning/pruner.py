@@ -40,12 +40,12 @@ class Pruner(NamedTuple):
     norm: Norms
 
     def at(
-        self, sparsity: float, *, round_to: int = 1, macs: Mapping[str, int] | None = None
+        self, sparsity: float | Array, *, round_to: int = 1, macs: Mapping[str, int] | None = None
     ) -> Pruned:
         """The network with the share ``sparsity`` of the units of lowest rank set to zero.
 
         Args:
-          sparsity: in [0, 1]; counts are rounded down, and ties stay.
+          sparsity: in [0, 1], and may be traced; counts are rounded down, and ties stay.
           round_to: keep a multiple of so many filters of each layer, rounded up, where there are
             so many.
           macs: multiply-adds by kernel name, for ``macs_kept``.
@@ -63,11 +63,11 @@ class Pruner(NamedTuple):
         how = {"meaning": self.meaning, "norm": self.norm}
         return _pruned(self.params, self.ranks, counts, macs=tuple((macs or {}).items()), **how)
 
-    def masks(self, sparsity: float) -> Masks:
+    def masks(self, sparsity: float | Array) -> Masks:
         """What is kept, True, as a tree like the parameters; see ``masking.masks``."""
         return self.at(sparsity).masks
 
-    def prune(self, sparsity: float) -> Params:
+    def prune(self, sparsity: float | Array) -> Params:
         """The parameters, what is dropped set to zero."""
         return self.at(sparsity).params
 
@@ -125,12 +125,12 @@ def prepare(
     return Pruner(params, scored, ranked, scope, meaning, behind)
 
 
-def prune(params: Params, sparsity: float, **options: Any) -> Params:
+def prune(params: Params, sparsity: float | Array, **options: Any) -> Params:
     """The parameters with the share ``sparsity`` of their units set to zero.
 
     Args:
       params: the network.
-      sparsity: in [0, 1].
+      sparsity: in [0, 1]; may be traced.
       **options: see ``prepare``, which serves better where several sparsities are wanted.
 
     >>> params = {"conv": {"kernel": jnp.array([3.0, 1.0, 2.0, 4.0]).reshape(1, 1, 1, 4)}}

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -59,19 +60,20 @@ def ranks(scored: Mapping[str, Array], *, scope: str = "local") -> dict[str, Arr
 
 
 def drop_counts(
-    scored: Mapping[str, Array], sparsity: float, *, scope: str = "local"
-) -> dict[str, int]:
+    scored: Mapping[str, Array], sparsity: float | Array, *, scope: str = "local"
+) -> dict[str, Any]:
     """How many units to drop of each competition: ``int(n * sparsity)``, in Python's arithmetic.
 
     Args:
       scored: from ``scores`` (only shapes are used).
-      sparsity: fraction to remove, in [0, 1].
+      sparsity: fraction to remove, in [0, 1]; of one that is traced, so are the counts, int32.
       scope: as in ``ranks``.
 
     Raises:
       UsageError: sparsity out of range.
     """
-    require(0 <= sparsity <= 1, "sparsity", sparsity, "in [0, 1]")
+    if not isinstance(sparsity, jax.Array):
+        require(0 <= sparsity <= 1, "sparsity", sparsity, "in [0, 1]")
     require_one_of(SCOPES, "scope", scope)
     total = sum(math.prod(values.shape) for values in scored.values())
     counts = {}
@@ -79,7 +81,8 @@ def drop_counts(
         competitors = math.prod(values.shape)
         if _competes_in_filter(values, scope):
             competitors //= values.shape[-1]
-        counts[name] = int((total if scope == "global" else competitors) * sparsity)
+        count = (total if scope == "global" else competitors) * sparsity
+        counts[name] = count.astype(jnp.int32) if isinstance(count, jax.Array) else int(count)
     return counts
 
 

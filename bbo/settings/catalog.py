@@ -11,7 +11,10 @@ from bbo.types import UsageError
 
 
 class DatasetInfo(NamedTuple):
-    """Facts about a dataset that other settings depend on. Means and stds: the authors' program."""
+    """Facts about a dataset that other settings depend on.
+
+    Means and stds: the authors' program; of mnist and fashion_mnist, their training pixels'.
+    """
 
     image_shape: tuple[int, int, int]
     num_classes: int
@@ -35,22 +38,28 @@ DATASETS = {
     "svhn_cropped": DatasetInfo(
         (32, 32, 3), 10, (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), 4, False
     ),
+    "mnist": DatasetInfo((28, 28, 1), 10, (0.1307,), (0.3081,), 2, False),
+    "fashion_mnist": DatasetInfo((28, 28, 1), 10, (0.2860,), (0.3530,), 2, True),
 }
 _WEIGHTS = ("noise_on",)
 _TARGETED = ("target_fraction", "target_unit", *_WEIGHTS)
 _MAPS = ("activation_target_fraction",)
+_WHEN = ("ramp_up", "ramp_down", "clean_share", "clean_in", "distill", "ascent")
 REGULARISERS: dict[str, tuple[str, ...]] = {
     "none": (),
     "batch_bridgeout": ("rate", "q", *_TARGETED),
+    "scale_free_bridgeout": ("rate", "q", *_TARGETED, "nested", "draw_unit"),
     "bridgeout": ("rate", "q", *_WEIGHTS),
     "group_bridgeout": ("rate", "q", *_WEIGHTS),
     "dropconnect": ("rate", *_WEIGHTS),
     "dropout": ("rate", *_MAPS),
     "sparseout": ("rate", "q", *_MAPS),
-    "targeted_dropout": ("rate", *_TARGETED),
+    "targeted_dropout": ("rate", *_TARGETED, "nested"),
+    "nested_dropping": ("target_fraction",),
     "shakeout": ("rate", "shakeout_c", *_WEIGHTS),
 }
 """The settings of noise that have an effect, by regulariser. Made by ``noise.configured``."""
+CLEAN_IN = ("steps", "each_step")
 UNITS = ("weight", "kernel", "filter")
 SCOPES = ("local", "layer", "global", "group")
 MEANINGS = ("published", "clean")
@@ -61,6 +70,7 @@ CRITERIA: dict[str, tuple[str, ...]] = {
     "taylor": UNITS,
     "geometric_median": ("filter",),
     "random": UNITS,
+    "index": ("filter",),
 }
 """The units that each criterion scores. Computed by ``pruning.criteria``."""
 RECOVERIES = {"none": False, "batch_norm": False, "bias": True, "least_squares": True}
@@ -87,6 +97,7 @@ class Family(NamedTuple):
 
 MODELS = {
     "small_cnn": Family(lambda numbers: numbers == (), "small_cnn"),
+    "small_vgg": Family(lambda numbers: numbers == (), "small_vgg", least_pixels=8),
     "vgg": Family(
         lambda numbers: numbers in [(11,), (13,), (16,), (19,)],
         "vgg11, vgg13, vgg16, vgg19",
@@ -94,8 +105,8 @@ MODELS = {
         quirky_scales=r"_norm/scale$",
     ),
     "thin_resnet": Family(
-        lambda numbers: numbers in [(18,), (34,)],
-        "thin_resnet18, thin_resnet34",
+        lambda numbers: numbers in [(18,), (20,), (34,)],
+        "thin_resnet18, thin_resnet20, thin_resnet34",
         quirky_scales=r"shortcut_norm/scale$",
     ),
     "resnet": Family(
@@ -106,6 +117,15 @@ MODELS = {
         "wrnDEPTH_WIDTH such as wrn28_10 (DEPTH 10, 16, 22, 28, ...: 6n + 4; WIDTH 1 to 99)",
     ),
 }
+
+
+def noise_settings(noise: str) -> tuple[str, ...]:
+    """The settings of noise that have an effect with a regulariser: its own, and those of when.
+
+    >>> noise_settings("dropconnect")[:3], noise_settings("none")
+    (('rate', 'noise_on', 'ramp_up'), ())
+    """
+    return (*REGULARISERS[noise], *_WHEN) if REGULARISERS[noise] else ()
 
 
 def parse_model(model: str) -> tuple[str, tuple[int, ...]]:

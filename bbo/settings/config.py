@@ -4,14 +4,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from bbo.settings.catalog import CRITERIA, DATASETS, MODELS, RECOVERIES, parse_model
+from bbo.settings.catalog import CRITERIA, MODELS, RECOVERIES, parse_model
+from bbo.settings.noise_section import NoiseConfig
+from bbo.settings.pruning_sections import IterationConfig, PruningConfig
 from bbo.settings.sections import (
     DataConfig,
-    IterationConfig,
     ModelConfig,
-    NoiseConfig,
     OptimizerConfig,
-    PruningConfig,
     TrainConfig,
 )
 from bbo.types import UsageError, require
@@ -30,12 +29,12 @@ class ExperimentConfig:
     iterations: IterationConfig = IterationConfig()
 
     def __post_init__(self):
-        size = DATASETS[self.data.dataset].image_shape[0]
+        size = self.data.info.image_shape[0]
         least = MODELS[parse_model(self.model.model)[0]].least_pixels
         if size < least:
             raise UsageError(
                 f"model {self.model.model} needs images of {least}x{least} pixels; "
-                f"{self.data.dataset} has {size}x{size}; take small_cnn or a resnet"
+                f"{self.data.dataset} gives {size}x{size}; take small_cnn or a resnet"
             )
         if self.train.select == "best_validation" and self.data.validation_fraction == 0:
             raise UsageError(
@@ -52,6 +51,12 @@ class ExperimentConfig:
             raise UsageError(
                 f"criterion {self.pruning.criterion!r} scores whole {' and '.join(scored)}s; "
                 f"set granularity to {','.join(scored)!r}"
+            )
+        if self.noise.noise == "nested_dropping" and self.pruning.criterion in ("taylor", "random"):
+            raise UsageError(
+                "nested_dropping drops what is pruned first at each step, for which criterion "
+                f"{self.pruning.criterion!r} is no order; take l2, l1, norm_scale or "
+                "geometric_median"
             )
         if self.pruning.scope == "group" and self.pruning.granularity != ("filter",):
             raise UsageError("scope 'group' prunes whole filters; set granularity to 'filter'")

@@ -1,4 +1,4 @@
-"""The sections of a configuration: frozen, each value checked when it is made.
+"""The sections of a configuration on images, network and training; frozen, and checked.
 
 A field's metadata holds its help text; the programs make their flags from it. Field names are
 unique over all sections, so that a flag needs no prefix.
@@ -6,18 +6,8 @@ unique over all sections, so that a flag needs no prefix.
 
 import dataclasses
 
-from bbo.settings.catalog import (
-    CRITERIA,
-    DATASETS,
-    MEANINGS,
-    RECOVERIES,
-    REGULARISERS,
-    SCHEDULES,
-    SCOPES,
-    UNITS,
-    parse_model,
-)
-from bbo.settings.fields import check_choices, check_pattern, check_range, setting
+from bbo.settings.catalog import DATASETS, DatasetInfo, parse_model
+from bbo.settings.fields import check_choices, check_range, setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,10 +25,31 @@ class DataConfig:
     augment: bool = setting(
         True, "random crop and flip where the dataset has them (digits has none)"
     )
+    downscale: int = setting(
+        1, "average images down by this factor in height and width (2: 16x16 of 32x32), >= 1"
+    )
 
     def __post_init__(self):
         check_choices(self)
-        check_range(self, validation_fraction=(lambda v: 0 <= v < 1, "in [0, 1)"))
+        size = DATASETS[self.dataset].image_shape[0]
+        check_range(
+            self,
+            validation_fraction=(lambda v: 0 <= v < 1, "in [0, 1)"),
+            downscale=(
+                lambda v: v >= 1 and size % v == 0,
+                f"a divisor of {size}, the height of the images of {self.dataset}",
+            ),
+        )
+
+    @property
+    def info(self) -> DatasetInfo:
+        """The facts of the images as they go into a network."""
+        info, factor = DATASETS[self.dataset], self.downscale
+        height, width, channels = info.image_shape
+        return info._replace(
+            image_shape=(height // factor, width // factor, channels),
+            padding=info.padding // factor,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +58,7 @@ class ModelConfig:
 
     model: str = setting(
         "small_cnn",
-        "small_cnn (8x8 digits), vgg11 13 16 19, thin_resnet18 34 (of the paper), "
+        "small_cnn (8x8 digits), small_vgg (16x16), vgg11 13 16 19, thin_resnet18 20 34, "
         "resnet18 34 50 (full width), or wrnDEPTH_WIDTH such as wrn28_10",
     )
     width: float = setting(1.0, "factor on the number of channels of every layer, > 0")
@@ -68,45 +79,6 @@ class ModelConfig:
             norm_momentum=momentum,
             final_norm_momentum=momentum,
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class NoiseConfig:
-    """The regulariser: what noise is put on the weights or activations while training."""
-
-    noise: str = setting("batch_bridgeout", "regulariser", one_of=REGULARISERS)
-    rate: float = setting(0.3, "probability of dropping, in (0, 1)")
-    q: float = setting(1.5, "norm of the penalty that the bridgeouts and sparseout apply, > 0")
-    target_fraction: float = setting(
-        0.75,
-        "batch_bridgeout, targeted_dropout: only this weakest share of the units is perturbed, "
-        "in (0, 1]",
-    )
-    target_unit: str = setting(
-        "kernel",
-        "what is ranked for targeting: single weights or 2-D kernels within their filter, "
-        "or whole filters within their layer",
-        one_of=UNITS,
-    )
-    activation_target_fraction: float = setting(
-        1.0, "dropout, sparseout: only this weakest share of channel maps is perturbed, in (0, 1]"
-    )
-    shakeout_c: float = setting(0.1, "strength of shakeout's constant part, >= 0")
-    noise_on: str = setting(
-        "", "regular expression on parameter names; empty: every spatial (not 1x1) convolution"
-    )
-
-    def __post_init__(self):
-        check_choices(self)
-        check_range(
-            self,
-            rate=(lambda v: 0 < v < 1, "in (0, 1), for instance 0.3; no noise is --noise=none"),
-            q=(lambda v: 0 < v <= 8, "in (0, 8]"),
-            target_fraction=(lambda v: 0 < v <= 1, "in (0, 1]"),
-            activation_target_fraction=(lambda v: 0 < v <= 1, "in (0, 1]"),
-            shakeout_c=(lambda v: v >= 0, ">= 0"),
-        )
-        check_pattern("noise_on", self.noise_on)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,95 +164,4 @@ class TrainConfig:
             steps_per_call=positive,
             seed=(lambda v: 0 <= v < 2**32, "in [0, 2**32)"),
             checkpoint_every=positive,
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class PruningConfig:
-    """What is removed after training, and how the network is mended."""
-
-    sparsities: tuple[float, ...] = setting(
-        tuple(i / 10 for i in range(10)), "shares to remove, increasing, each in [0, 1)"
-    )
-    granularity: tuple[str, ...] = setting(
-        ("filter", "weight"), "what is removed; a curve for each", some_of=UNITS
-    )
-    criterion: str = setting("l2", "score of importance; the lowest are removed", one_of=CRITERIA)
-    scope: str = setting(
-        "local",
-        "what competes: local (filters in their layer, kernels and weights in their filter), "
-        "layer, global, or group (as local; channels that layers share are pruned in all of them)",
-        one_of=SCOPES,
-    )
-    meaning: str = setting(
-        "clean",
-        "what removing a filter means: published (only its kernel is zero; the channel still "
-        "emits a constant) or clean (bias, norm scale and shift too: the channel is dead)",
-        one_of=MEANINGS,
-    )
-    prune_on: str = setting(
-        "", "regular expression on kernel names; empty: every convolution, not the dense layer"
-    )
-    prune_norm_scales: bool = setting(
-        False, "also rank and prune the BatchNorm scales that the authors' name test catches"
-    )
-    recovery: tuple[str, ...] = setting(
-        ("none", "batch_norm"),
-        "what mends the pruned network without training; a curve for each (batch_norm: BatchNorm "
-        "statistics estimated anew; bias: that, and the mean that outputs without a norm have lost "
-        "added to their bias; least_squares: that, after the weights that are left were refitted "
-        "to what each layer put out before; all on training images, the last two on 1024 at most)",
-        some_of=RECOVERIES,
-    )
-    recovery_images: int = setting(5120, "training images that a recovery may look at, >= 1")
-
-    def __post_init__(self):
-        check_choices(self)
-        check_range(
-            self,
-            sparsities=(
-                lambda v: len(v) > 0 and all(0 <= a < 1 for a in v) and list(v) == sorted(set(v)),
-                "increasing numbers in [0, 1)",
-            ),
-            recovery_images=(lambda v: v >= 1, ">= 1"),
-        )
-        check_pattern("prune_on", self.prune_on)
-
-
-@dataclasses.dataclass(frozen=True)
-class IterationConfig:
-    """Pruning and training in turn, instead of pruning once."""
-
-    prune_iterations: int = setting(
-        1,
-        "prune and train on so many times, what is removed held at zero; the curve then has a "
-        "point for each (1: pruned once at each of sparsities, and not trained), >= 1",
-    )
-    prune_to: float = setting(
-        0.9, "share removed after the last of several prune_iterations, in (0, 1)"
-    )
-    prune_schedule: str = setting(
-        "cubic",
-        "share removed after each of them: cubic (much at first; Zhu and Gupta 2017), linear, or "
-        "geometric (the same share of what is left each time, as for lottery tickets)",
-        one_of=SCHEDULES,
-    )
-    retrain_epochs: int = setting(10, "passes over the training images after each pruning, >= 1")
-    retrain_rate: float = setting(
-        0.01, "learning_rate of these, by the schedule of the run; not used by rewind, > 0"
-    )
-    rewind: bool = setting(
-        False,
-        "train what is left from its initial weights, with the learning_rate of the run (lottery "
-        "tickets; Frankle and Carbin 2019), instead of further",
-    )
-
-    def __post_init__(self):
-        check_choices(self)
-        check_range(
-            self,
-            prune_iterations=(lambda v: v >= 1, ">= 1"),
-            prune_to=(lambda v: 0 < v < 1, "in (0, 1)"),
-            retrain_epochs=(lambda v: v >= 1, ">= 1"),
-            retrain_rate=(lambda v: v > 0, "> 0"),
         )

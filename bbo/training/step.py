@@ -1,6 +1,7 @@
 """Training: the state, and one pure step."""
 
 import functools
+import zlib
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -8,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bbo.noise.regulariser import Regulariser
+from bbo.noise.regulariser import Regulariser, none, paused
 from bbo.training.devices import AXIS
 from bbo.types import Array, Batch, Params, PyTree, Rng
 
+CLEAN = zlib.crc32(b"whether a step is clean")
+"""What the key of a step is folded with to draw that."""
 METRICS = ("loss", "accuracy")
 """What a step tells: means over its batch."""
 EXAMPLE_AXIS = "example"
@@ -27,6 +30,19 @@ class TrainState(NamedTuple):
     opt_state: PyTree
 
 
+class Clean(NamedTuple):
+    """How the network without noise is trained beside the noisy one."""
+
+    share: float = 0.0
+    """Of the training, in [0, 1)."""
+    each_step: bool = False
+    """Of the loss at each step; otherwise of the steps, drawn at random."""
+    distill: float = 0.0
+    """With ``each_step``: share of the noisy network's target that the clean one's output is."""
+    ascent: float = 0.0
+    """With ``each_step``: length of the step along the clean gradient to where noise is put on."""
+
+
 class Recipe(NamedTuple):
     """How to train: what does not change from step to step."""
 
@@ -36,6 +52,8 @@ class Recipe(NamedTuple):
     optimizer: optax.GradientTransformation
     label_smoothing: float = 0.0
     """In [0, 1)."""
+    clean: Clean = Clean()
+    """What the network without noise gets of the training."""
     mapped_axis: str | None = None
     """If the step is mapped over the devices, the name of their axis, to average over."""
 
@@ -138,19 +156,81 @@ def train_step(
     Returns:
       the state after, and the means of ``loss`` and ``accuracy`` over the batch.
     """
-
-    def loss_of(params: Params) -> tuple[Array, tuple[Array, PyTree]]:
-        variables = {"params": params, "batch_stats": state.batch_stats}
-        step_rng = jax.random.fold_in(rng, state.step)
-        logits, stats = noisy_forward(recipe.model, recipe.regulariser, variables, batch, step_rng)
-        loss = jnp.mean(cross_entropy(logits, batch["label"], recipe.label_smoothing))
-        return loss, (logits, stats)
-
-    (loss, (logits, stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-    correct = jnp.argmax(logits, axis=-1) == batch["label"]
-    metrics = {"loss": loss, "accuracy": jnp.mean(correct.astype(jnp.float32))}
+    learn = _learn_both if recipe.clean.share and recipe.clean.each_step else _learn_one
+    gradients, stats, metrics = learn(state, batch, jax.random.fold_in(rng, state.step), recipe)
     if recipe.mapped_axis:
         gradients, metrics = jax.lax.pmean((gradients, metrics), recipe.mapped_axis)
     updates, opt_state = recipe.optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     return TrainState(state.step + 1, params, stats, opt_state), metrics
+
+
+Learned = tuple[Params, PyTree, dict[str, Array]]
+"""Gradients, the batch statistics after, and metrics."""
+
+
+def _learn_one(state: TrainState, batch: Batch, rng: Rng, recipe: Recipe) -> Learned:
+    """From the noisy network, or in some steps from the one without noise."""
+    regulariser, share = recipe.regulariser, recipe.clean.share
+    is_clean = jax.random.bernoulli(jax.random.fold_in(rng, CLEAN), share) if share else None
+    if is_clean is not None:
+        regulariser = paused(regulariser, is_clean)
+
+    def loss_of(params: Params) -> tuple[Array, tuple[Array, PyTree]]:
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        logits, stats = noisy_forward(recipe.model, regulariser, variables, batch, rng)
+        loss = jnp.mean(cross_entropy(logits, batch["label"], recipe.label_smoothing))
+        return loss, (logits, stats)
+
+    (loss, (logits, stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    if is_clean is not None:
+        stats = jax.tree.map(
+            lambda new, old: jnp.where(is_clean, new, old), stats, state.batch_stats
+        )
+    return gradients, stats, {"loss": loss, "accuracy": _accuracy(logits, batch)}
+
+
+def _learn_both(state: TrainState, batch: Batch, rng: Rng, recipe: Recipe) -> Learned:
+    """From the network without noise, whose statistics and accuracy count, and the noisy one."""
+    clean, labels = recipe.clean, batch["label"]
+
+    def forward(params: Params, regulariser: Regulariser) -> tuple[Array, PyTree]:
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        return noisy_forward(recipe.model, regulariser, variables, batch, rng)
+
+    def clean_loss(params: Params) -> tuple[Array, tuple[Array, PyTree]]:
+        logits, stats = forward(params, none())
+        loss = jnp.mean(cross_entropy(logits, labels, recipe.label_smoothing))
+        return loss, (logits, stats)
+
+    def noisy_loss(params: Params) -> Array:
+        logits, _ = forward(params, recipe.regulariser)
+        loss = jnp.mean(cross_entropy(logits, labels, recipe.label_smoothing))
+        if not clean.distill:
+            return loss
+        told = jnp.mean(optax.softmax_cross_entropy(logits, jax.nn.softmax(clean_logits)))
+        return (1 - clean.distill) * loss + clean.distill * told
+
+    found, slopes = jax.value_and_grad(clean_loss, has_aux=True)(state.params)
+    first, (clean_logits, stats) = found
+    point = _ascended(state.params, slopes, clean.ascent)
+    second, noisy_slopes = jax.value_and_grad(noisy_loss)(point)
+
+    def mixed(a: Array, b: Array) -> Array:
+        return clean.share * a + (1 - clean.share) * b
+
+    metrics = {"loss": mixed(first, second), "accuracy": _accuracy(clean_logits, batch)}
+    return jax.tree.map(mixed, slopes, noisy_slopes), stats, metrics
+
+
+def _ascended(params: Params, slopes: Params, length: float) -> Params:
+    """Where a step of this length leads along a gradient (Foret et al. 2020, arXiv 2010.01412)."""
+    if not length:
+        return params
+    factor = length / jnp.maximum(optax.tree.norm(slopes), 1e-12)
+    return jax.tree.map(lambda w, slope: w + (factor * slope).astype(w.dtype), params, slopes)
+
+
+def _accuracy(logits: Array, batch: Batch) -> Array:
+    correct = jnp.argmax(logits, axis=-1) == batch["label"]
+    return jnp.mean(correct.astype(jnp.float32))

@@ -17,7 +17,6 @@ from bbo.pipeline import run as runs
 from bbo.pipeline.curve import prune_network
 from bbo.pipeline.run import Run, Trained, accuracy_on, set_up, variables_of
 from bbo.pipeline.vmapped import create_step, stack_states, training_batches
-from bbo.settings.catalog import DATASETS
 from bbo.settings.config import ExperimentConfig, override
 from bbo.training import preemption
 from bbo.training.devices import AHEAD
@@ -49,7 +48,7 @@ class Steps(NamedTuple):
 
 def random_dataset(config: ExperimentConfig, *, train_images: int, test_images: int) -> Dataset:
     """Noise with random labels, of the shape of the dataset that the configuration names."""
-    info, rng = DATASETS[config.data.dataset], np.random.default_rng(0)
+    info, rng = config.data.info, np.random.default_rng(0)
 
     def split(count: int) -> Split:
         pixels = rng.integers(0, 256, (count, *info.image_shape), dtype=np.uint8)

@@ -13,7 +13,8 @@ import pandas as pd
 from bbo.files import read_lines
 from bbo.pipeline.finished import FinishedRun, read_run
 from bbo.settings.catalog import REGULARISERS
-from bbo.settings.sections import NoiseConfig, PruningConfig
+from bbo.settings.noise_section import NoiseConfig
+from bbo.settings.pruning_sections import PruningConfig
 from bbo.types import UsageError
 from experiments.report import methods
 from experiments.report.archive import is_study, read_study

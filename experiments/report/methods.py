@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from bbo.settings.catalog import REGULARISERS
+from bbo.settings.catalog import noise_settings
 from bbo.settings.config import ExperimentConfig, to_json
 from bbo.settings.workdir import PLACES
 
@@ -24,7 +24,7 @@ def problem_of(settings: dict[str, Any]) -> tuple[str, str, float]:
 
 def settings_of(config: ExperimentConfig) -> dict[str, Any]:
     """The settings that make the method of a run, by name; None for those without effect in it."""
-    used = ("noise", *REGULARISERS[config.noise.noise])
+    used = ("noise", *noise_settings(config.noise.noise))
     sections = to_json(config)
     sections["noise"] = {
         name: value if name in used else None for name, value in sections["noise"].items()

@@ -18,7 +18,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from bbo import compaction
 from bbo.compaction.cost import array_bytes, num_params
 from bbo.pipeline.compiled import Images, create_programs
-from bbo.settings.catalog import DATASETS
 from bbo.settings.config import ExperimentConfig, override
 from bbo.training.devices import AXIS, check_divides, data_mesh
 from bbo.training.optimizer import create_optimizer
@@ -131,14 +130,14 @@ def step_shapes(
       UsageError: settings that do not fit each other or the devices.
     """
     config = override(config, steps_per_call=1)
-    info, batch_size = DATASETS[config.data.dataset], config.train.batch_size
+    info, batch_size = config.data.info, config.train.batch_size
     check_divides(batch_size, mesh.size)
     optimizer = create_optimizer(
         config.optimizer,
         epochs=config.train.epochs,
         steps_per_epoch=max(1, num_images // batch_size),
     )
-    made = create_programs(config, optimizer, mesh)
+    made = create_programs(config, optimizer, mesh, steps=1)
     fresh = functools.partial(create_state, made.model, optimizer)
     rng = jax.eval_shape(lambda: jax.random.key(0))
     images = Images(

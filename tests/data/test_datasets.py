@@ -73,6 +73,25 @@ def test_useless_validation_fractions_are_refused(fraction, reason):
         digits(validation_fraction=fraction)
 
 
+@pytest.mark.parametrize("factor", [1, 2, 4])
+def test_images_are_averaged_down(factor):
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
+    small = data.averaged(images, factor)
+    exact = images.reshape(5, 8 // factor, factor, 8 // factor, factor, 3).mean((2, 4))
+    assert small.dtype == np.uint8 and small.shape == exact.shape
+    np.testing.assert_array_equal(small, np.floor(exact + 0.5))
+
+
+def test_a_small_dataset_is_the_same_split():
+    whole, small = digits(downscale=1), digits(downscale=2)
+    np.testing.assert_array_equal(small.validation.label, whole.validation.label)
+    np.testing.assert_array_equal(small.train.image, data.averaged(whole.train.image, 2))
+    assert small.info.image_shape == (4, 4, 1) == small.test.image.shape[1:]
+    assert DataConfig(dataset="cifar10", downscale=2).info.padding == 2
+    with pytest.raises(UsageError, match="downscale is 3; it must be a divisor of 8"):
+        digits(downscale=3)
+
+
 def test_another_dataset_under_the_name_is_refused(monkeypatch):
     split = data.Split(np.zeros((4, 28, 28, 1), np.uint8), np.arange(4, dtype=np.int32))
     monkeypatch.setattr(data, "_load_prepared", lambda config: (split, split))

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from bbo.models.create import create_model
-from bbo.settings.catalog import DATASETS
 from bbo.settings.config import ExperimentConfig, override
 
 torch = pytest.importorskip("torch")
@@ -20,11 +19,11 @@ def settings(model, **values):
 
 
 def model_of(config):
-    return create_model(config.model, num_classes=DATASETS[config.data.dataset].num_classes)
+    return create_model(config.model, num_classes=config.data.info.num_classes)
 
 
 def shapes_of(config):
-    images = jnp.zeros((2, *DATASETS[config.data.dataset].image_shape))
+    images = jnp.zeros((2, *config.data.info.image_shape))
     return jax.eval_shape(model_of(config).init, jax.random.key(0), images)
 
 
@@ -44,7 +43,7 @@ def draw(config):
 
 def draw_images(config, count=4):
     generator = np.random.default_rng(1)
-    info = DATASETS[config.data.dataset]
+    info = config.data.info
     images = generator.integers(0, 256, (count, *info.image_shape), np.uint8)
     return images, generator.integers(0, info.num_classes, count).astype(np.int32)
 

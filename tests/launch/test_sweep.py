@@ -26,6 +26,7 @@ SHIPPED = {
     "digits_baselines": 35,
     "cifar10_tuning": 48,
     "cifar10_study": 24,
+    "recipe_search": 14,
     "published": 54,
     "clean": 54,
 }
@@ -221,7 +222,9 @@ def test_shipped_sweeps(name, out, monkeypatch):
     for seeds in seeds_of.values():
         assert seeds == sorted(seeds)
         # What was searched on some seeds is compared on others.
-        assert min(seeds) == {"tuning": 100, "seeds": 10}.get(name.rpartition("_")[2], 0)
+        assert min(seeds) == {"tuning": 100, "search": 100, "seeds": 10}.get(
+            name.rpartition("_")[2], 0
+        )
 
 
 @pytest.mark.parametrize("name", ["published", "clean"])

@@ -136,7 +136,7 @@ def test_initial_weights_are_xavier_uniform_with_gain_sqrt_2():
 
 def test_images_too_small_are_refused():
     images = jnp.zeros((1, 8, 8, 1))
-    with pytest.raises(UsageError, match=r"vgg16 .*\[1, 8, 8, 1\].* at least 32x32"):
+    with pytest.raises(UsageError, match=r"vgg .*\[1, 8, 8, 1\].* at least 32x32"):
         jax.eval_shape(build("vgg16").init, jax.random.key(0), images)
     with pytest.raises(UsageError, match="small_cnn .* at least 2x2"):
         build("small_cnn").init(jax.random.key(0), images[:, :1])

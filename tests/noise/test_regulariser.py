@@ -9,7 +9,7 @@ import pytest
 
 from bbo import noise
 from bbo.noise.targeting import weakest
-from bbo.settings.sections import NoiseConfig
+from bbo.settings.noise_section import NoiseConfig
 from bbo.types import UsageError
 
 RATE = 0.3

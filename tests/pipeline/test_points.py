@@ -8,7 +8,7 @@ import pytest
 from bbo import pruning
 from bbo.pipeline.points import CurveTools, pruning_curve
 from bbo.pruning import pruner
-from bbo.settings.sections import PruningConfig
+from bbo.settings.pruning_sections import PruningConfig
 
 
 def make_variables():

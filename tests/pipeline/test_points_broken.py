@@ -9,7 +9,7 @@ import pytest
 
 from bbo import pruning
 from bbo.pipeline import points
-from bbo.settings.sections import PruningConfig
+from bbo.settings.pruning_sections import PruningConfig
 from bbo.types import Preempted, UsageError
 
 

@@ -99,7 +99,7 @@ def test_override_refuses_what_does_not_exist_or_fit():
         override(ExperimentConfig(), epoch=3, q=1.0, noise_rate=0.1)
     with pytest.raises(UsageError, match=r"q is 0\.0; it must be in \(0, 8\]"):
         override(ExperimentConfig(), q=0.0)
-    with pytest.raises(UsageError, match="needs images of 32x32 pixels; digits has 8x8"):
+    with pytest.raises(UsageError, match="needs images of 32x32 pixels; digits gives 8x8"):
         override(ExperimentConfig(), model="vgg16")
 
 

@@ -21,7 +21,6 @@ from bbo.pipeline.run import Run, accuracy_on, set_up
 from bbo.pipeline.shrinking.goal import Goal, out_of_reach, share_of_time, sparsities_for
 from bbo.pipeline.shrinking.unremovable import Staying, staying_filters, zero_filters
 from bbo.pruning.groups import groups_of
-from bbo.settings.catalog import DATASETS
 from bbo.settings.config import ExperimentConfig, override
 from bbo.training import preemption
 from bbo.training.devices import replicate
@@ -151,7 +150,7 @@ def _difference(run: Run, one: tuple[nn.Module, PyTree], other: tuple[nn.Module,
 
 def example_images(run: Run, count: int) -> Array:
     """The first test images as the network reads them: [count, h, w, c], float32."""
-    info = DATASETS[run.config.data.dataset]
+    info = run.config.data.info
     return normalize(run.images["test"].image[:count], info.mean, info.std, jnp.dtype(jnp.float32))
 
 

@@ -21,7 +21,6 @@ from bbo.models import small_cnn, vgg
 from bbo.models.resnet import FULL_CHANNELS, FULL_STAGES, THIN_CHANNELS, THIN_STAGES
 from bbo.models.vgg import STAGES
 from bbo.models.wide_resnet import CHANNELS
-from bbo.settings.catalog import DATASETS
 from bbo.settings.config import ExperimentConfig
 from bbo.types import PyTree, require
 from experiments.benchmark.pytorch.noise import NoisyConv2d
@@ -50,7 +49,7 @@ class Layers:
     @property
     def colours(self) -> int:
         """Channels of an image."""
-        return DATASETS[self.config.data.dataset].image_shape[-1]
+        return self.config.data.info.image_shape[-1]
 
     def channels(self, count: int) -> int:
         """``count`` channels at this width; at least 1."""
@@ -80,7 +79,7 @@ class Layers:
 
     def with_head(self, named: dict[str, nn.Module], features: int) -> nn.Sequential:
         """Layers, then the mean over the image and a dense layer."""
-        classes = DATASETS[self.config.data.dataset].num_classes
+        classes = self.config.data.info.num_classes
         end = {"mean": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
         return nn.Sequential(OrderedDict(named | end | {"head": nn.Linear(features, classes)}))
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bbo.settings.sections import NoiseConfig
+from bbo.settings.noise_section import NoiseConfig
 
 EPSILON = 1e-12
 """That of ``bbo.noise.targeting``."""

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bbo.settings.catalog import DATASETS
 from bbo.settings.config import ExperimentConfig
 from bbo.types import Array, require
 from experiments.benchmark.pytorch.networks import create_network
@@ -130,7 +129,7 @@ def create_update(
       from images, uint8 [n, h, w, c], and labels, int64 [n], to the loss. It may be on the way
       still, and holds until the next call.
     """
-    info, settings = DATASETS[config.data.dataset], config.optimizer
+    info, settings = config.data.info, config.optimizer
     layout = torch.channels_last if variant.channels_last else torch.contiguous_format
     network.to(memory_format=layout).train()
     device = next(network.parameters()).device.type

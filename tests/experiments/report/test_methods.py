@@ -2,9 +2,9 @@
 
 import pytest
 
-from bbo.settings.catalog import REGULARISERS
+from bbo.settings.catalog import REGULARISERS, noise_settings
 from bbo.settings.config import ExperimentConfig, override
-from bbo.settings.sections import NoiseConfig
+from bbo.settings.noise_section import NoiseConfig
 from experiments.report import methods
 
 BASE = ExperimentConfig()
@@ -53,9 +53,9 @@ def test_settings_of_noise_count_if_they_are_used():
     assert settings(noise="none", rate=0.2) == settings(noise="none")
     assert settings(noise="dropout", q=1.0) == settings(noise="dropout", q=2.0)
     assert settings(noise="bridgeout", q=1.0) != settings(noise="bridgeout", q=2.0)
-    assert {name for used in REGULARISERS.values() for name in used} | {"noise"} == set(
-        vars(NoiseConfig())
-    )
+    assert settings(noise="dropout", distill=0.0) != settings(noise="dropout", clean_share=0.5)
+    used = {name for noise in REGULARISERS for name in noise_settings(noise)}
+    assert used | {"noise"} == set(vars(NoiseConfig()))
 
 
 def test_images_for_recovery_count_if_something_looks_at_them():

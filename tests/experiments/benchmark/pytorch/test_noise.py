@@ -8,7 +8,7 @@ from torch_side import settings, to_torch
 
 from bbo.noise import targeting as perturb
 from bbo.noise.bridgeout import bridgeout_perturb
-from bbo.settings.sections import NoiseConfig
+from bbo.settings.noise_section import NoiseConfig
 
 torch = pytest.importorskip("torch")
 

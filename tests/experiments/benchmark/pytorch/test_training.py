@@ -9,7 +9,6 @@ from torch_side import draw, draw_images, loaded, model_of, relative, settings, 
 from bbo import noise, trees
 from bbo.data import augmentation
 from bbo.noise.bridgeout import bridgeout_perturb
-from bbo.settings.catalog import DATASETS
 from bbo.settings.config import override
 from bbo.training import step as train
 from bbo.training.optimizer import create_optimizer
@@ -38,7 +37,7 @@ def fixed_xi(w_shape):
 
 
 def our_steps(config, variables, images, labels, count):
-    info = DATASETS[config.data.dataset]
+    info = config.data.info
     optimizer = create_optimizer(config.optimizer, epochs=1, steps_per_epoch=count)
 
     def weights(_, params):
@@ -116,7 +115,7 @@ def test_augmented_images_are_cut_out_of_padded_ones():
 
 def test_normalised_as_ours():
     config = settings("small_cnn")
-    info = DATASETS[config.data.dataset]
+    info = config.data.info
     images, _ = draw_images(config)
     mean, std = torch.tensor(info.mean), torch.tensor(info.std)
     ours = augmentation.normalize(jnp.asarray(images), info.mean, info.std)

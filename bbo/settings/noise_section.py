@@ -1,0 +1,94 @@
+"""The section of a configuration that says what noise is put on a network, and when."""
+
+import dataclasses
+
+from bbo.settings.catalog import CLEAN_IN, REGULARISERS, UNITS
+from bbo.settings.fields import check_choices, check_pattern, check_range, setting
+from bbo.types import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class NoiseConfig:
+    """The regulariser: what noise is put on the weights or activations while training."""
+
+    noise: str = setting("batch_bridgeout", "regulariser", one_of=REGULARISERS)
+    rate: float = setting(0.3, "probability of dropping, in (0, 1)")
+    q: float = setting(1.5, "norm of the penalty that the bridgeouts and sparseout apply, > 0")
+    target_fraction: float = setting(
+        0.75,
+        "bridgeouts, targeted_dropout: only this weakest share of the units is perturbed; "
+        "nested_dropping: the largest share of filters that is dropped; in (0, 1]",
+    )
+    target_unit: str = setting(
+        "kernel",
+        "what is ranked for targeting: single weights or 2-D kernels within their filter, "
+        "or whole filters within their layer",
+        one_of=UNITS,
+    )
+    nested: bool = setting(
+        False,
+        "scale_free_bridgeout, targeted_dropout: draw the share that is perturbed at each step, "
+        "for all layers, evenly up to target_fraction: the weaker, the more often perturbed",
+    )
+    draw_unit: str = setting(
+        "weight", "scale_free_bridgeout: what has a draw of its own at each step", one_of=UNITS
+    )
+    activation_target_fraction: float = setting(
+        1.0, "dropout, sparseout: only this weakest share of channel maps is perturbed, in (0, 1]"
+    )
+    shakeout_c: float = setting(0.1, "strength of shakeout's constant part, >= 0")
+    noise_on: str = setting(
+        "", "regular expression on parameter names; empty: every spatial (not 1x1) convolution"
+    )
+    ramp_up: float = setting(
+        0.0, "share of the training over which the noise grows from nothing (linear), in [0, 1]"
+    )
+    ramp_down: float = setting(
+        0.0, "share of the training over which it shrinks to nothing at the end, in [0, 1]"
+    )
+    clean_share: float = setting(
+        0.0, "share of the training that the network without noise gets, see clean_in, in [0, 1)"
+    )
+    clean_in: str = setting(
+        "steps",
+        "steps: so many of the steps, drawn at random, are without noise; each_step: each step "
+        "learns from both networks, which get these shares of its loss, and takes twice as long. "
+        "Running statistics are then those of the network without noise",
+        one_of=CLEAN_IN,
+    )
+    distill: float = setting(
+        0.0,
+        "share of the noisy network's target that is what the network without noise says "
+        "(in-place distillation), with clean_in each_step, in [0, 1]",
+    )
+    ascent: float = setting(
+        0.0,
+        "length of a step against the gradient of the network without noise before the noisy "
+        "one's gradient is taken (CrAM), with clean_in each_step, >= 0",
+    )
+
+    def __post_init__(self):
+        check_choices(self)
+        check_range(
+            self,
+            rate=(lambda v: 0 < v < 1, "in (0, 1), for instance 0.3; no noise is --noise=none"),
+            q=(lambda v: 0 < v <= 8, "in (0, 8]"),
+            target_fraction=(lambda v: 0 < v <= 1, "in (0, 1]"),
+            activation_target_fraction=(lambda v: 0 < v <= 1, "in (0, 1]"),
+            shakeout_c=(lambda v: v >= 0, ">= 0"),
+            ramp_up=(lambda v: 0 <= v <= 1, "in [0, 1]"),
+            ramp_down=(lambda v: 0 <= v <= 1 - self.ramp_up, "in [0, 1 - ramp_up]"),
+            clean_share=(lambda v: 0 <= v < 1, "in [0, 1)"),
+            distill=(lambda v: 0 <= v <= 1, "in [0, 1]"),
+            ascent=(lambda v: v >= 0, ">= 0"),
+        )
+        check_pattern("noise_on", self.noise_on)
+        both = self.clean_in == "each_step" and self.clean_share > 0
+        for name in ("distill", "ascent"):
+            if getattr(self, name) and not both:
+                raise UsageError(
+                    f"{name} needs the network without noise at each step; set clean_in to "
+                    "each_step and clean_share above 0, for instance to 0.5"
+                )
+        if both and self.noise == "bridgeout":
+            raise UsageError("bridgeout draws noise by example; set clean_in to steps")

@@ -1,0 +1,61 @@
+"""The search for a recipe on real images: CIFAR-10 at 16x16, one seed, by validation accuracy.
+
+  export TFDS_DATA_DIR=~/tensorflow_datasets
+  python -m launch.local experiments/sweeps/recipe_search.py runs/recipe_search
+
+Six convolutions, ten epochs, ten minutes a run on two cores. A method whose steps learn from two
+networks (clean_in=each_step) takes twice as long for each, and has half of the epochs: all have the
+same time. The most telling come first; an interrupted search goes on.
+"""
+
+import os
+
+SCRIPT = "experiments.run"
+COMMON = {
+    "dataset": "cifar10",
+    "downscale": 2,
+    "model": "small_vgg",
+    "schedule": "cosine",
+    "weight_decay": 5e-3,
+    "select": "last",
+    "granularity": "filter",
+    "sparsities": "0,0.3,0.5,0.6,0.7,0.8,0.9",
+    "recovery": "none,batch_norm,least_squares",
+}
+EPOCHS = 10
+NESTED = {"noise": "nested_dropping", "target_fraction": 0.9}
+BOTH = {"clean_in": "each_step", "epochs": EPOCHS // 2}
+METHODS = (
+    {"noise": "none"},
+    {**NESTED, "clean_share": 0.5},
+    # CrAM+ (arXiv 2207.14200), whose pruned network is that of a step up the gradient.
+    {**NESTED, "clean_share": 0.5, **BOTH, "ascent": 0.05},
+    {**NESTED, "clean_share": 0.5, **BOTH, "distill": 1.0},
+    {**NESTED, "clean_share": 0.75},
+    {**NESTED, "clean_share": 0.5, "ramp_down": 0.5},
+    {**NESTED, "target_fraction": 0.75, "clean_share": 0.5},
+    {"noise": "dropout", "rate": 0.1},
+    {"noise": "batch_bridgeout", "rate": 0.15, "q": 1.0, "target_unit": "filter"},
+    # Universally slimmable networks (arXiv 1903.05134): ordered widths.
+    {**NESTED, "clean_share": 0.5, **BOTH, "distill": 1.0, "criterion": "index"},
+    {
+        "noise": "scale_free_bridgeout",
+        "rate": 0.5,
+        "q": 2.0,
+        "target_fraction": 1.0,
+        "target_unit": "filter",
+        "draw_unit": "filter",
+        "nested": True,
+        "clean_share": 0.5,
+    },
+    {"noise": "targeted_dropout", "rate": 0.5, "target_unit": "filter", "clean_share": 0.5},
+    {"noise": "none", "width": 0.5},
+    {"noise": "none", "width": 0.3},
+)
+
+
+def runs():
+    """Flags of each run."""
+    data_dir = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
+    for method in METHODS:
+        yield {**COMMON, "data_dir": data_dir, "epochs": EPOCHS, "seed": 100, **method}
