@@ -18,10 +18,10 @@ else
 endif
 
 test: check
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n 2
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder
 
 test-all: check
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n 2 -m ""
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder -m ""
 
 check: .venv/tested
 	$(BIN)/ruff format --check .

@@ -1,16 +1,18 @@
-"""The builders of TFDS for three datasets, with the steps that import TensorFlow replaced.
+"""The builders of TFDS for five datasets, with the steps that import TensorFlow replaced.
 
 Those steps are unpacking an archive, opening the raw files, and encoding arrays as PNG. Examples,
 their order and their ids are those of the official builders.
 """
 
+import gzip
 import io
+import math
 import tarfile
 
 import numpy as np
 from PIL import Image
 from tensorflow_datasets.datasets.svhn_cropped import svhn_cropped_dataset_builder as svhn
-from tensorflow_datasets.image_classification import cifar
+from tensorflow_datasets.image_classification import cifar, mnist
 
 
 def _png(pixels: np.ndarray) -> bytes:
@@ -79,4 +81,55 @@ class SvhnCropped(svhn.Builder, skip_registration=True):
             yield index, {**record, "id": f"{split_prefix}{index:06d}"}
 
 
-BUILDERS = {"cifar10": Cifar10, "cifar100": Cifar100, "svhn_cropped": SvhnCropped}
+def _mnist_splits(builder, dl_manager):
+    # Not by dl_manager.download, which takes no archive that was packed again.
+    folder, files = (
+        dl_manager.manual_dir,
+        {
+            "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
+            "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
+        },
+    )
+    return {
+        name: _mnist_examples(*(folder / file for file in pair)) for name, pair in files.items()
+    }
+
+
+def _mnist_examples(images_path, labels_path):
+    images, labels = _read_idx(images_path), _read_idx(labels_path)
+    for index, (pixels, label) in enumerate(zip(images, labels, strict=True)):
+        yield index, {"image": _png(pixels), "label": label}
+
+
+def _read_idx(path):
+    """The array of bytes in an IDX file: its number of axes, their lengths, and the bytes."""
+    with gzip.open(path) as file:
+        content = file.read()
+    axes = content[3]
+    shape = tuple(np.frombuffer(content, ">i4", axes, offset=4).tolist())
+    return np.frombuffer(content, np.uint8, math.prod(shape), offset=4 + 4 * axes).reshape(shape)
+
+
+class Mnist(mnist.MNIST, skip_registration=True):
+    """MNIST."""
+
+    name = "mnist"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "the four files under their original names"
+    _split_generators = _mnist_splits
+
+
+class FashionMnist(mnist.FashionMNIST, skip_registration=True):
+    """Fashion-MNIST."""
+
+    name = "fashion_mnist"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "the four files under their original names"
+    _split_generators = _mnist_splits
+
+
+BUILDERS = {
+    "cifar10": Cifar10,
+    "cifar100": Cifar100,
+    "svhn_cropped": SvhnCropped,
+    "mnist": Mnist,
+    "fashion_mnist": FashionMnist,
+}

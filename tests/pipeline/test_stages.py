@@ -14,8 +14,6 @@ from bbo.pruning import schedules
 from bbo.settings.config import ExperimentConfig, override
 from bbo.types import Preempted, UsageError
 
-pytestmark = pytest.mark.slow
-
 SMALL = override(
     ExperimentConfig(),
     epochs=2,
@@ -46,17 +44,23 @@ def test_one_iteration_removes_all():
     assert schedules.removed_after(0.9, 1) == [0.9]
 
 
-@pytest.fixture
-def stages(monkeypatch):
-    """What is pruned and measured, as it comes: the sparsity and the network."""
+def watched(config, folder):
+    """The result of a run, and what was pruned and measured: sparsities and networks."""
     seen, prune = [], iterating.prune_network
 
     def spy(run, network, folder, poll):
         seen.append((run.config.pruning.sparsities, jax.tree.map(np.asarray, network.variables)))
         return prune(run, network, folder, poll)
 
-    monkeypatch.setattr(iterating, "prune_network", spy)
-    return seen
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(iterating, "prune_network", spy)
+        return run_experiment(config, folder), seen
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nobody has stopped."""
+    return watched(SMALL, tmp_path_factory.mktemp("runs") / "whole")
 
 
 def zeros(variables):
@@ -65,13 +69,13 @@ def zeros(variables):
     return {name: leaf == 0 for name, leaf in leaves.items() if name != "head/bias"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"scope": "global", "criterion": "random"}])
-def test_what_is_removed_stays_removed_and_the_rest_is_trained(tmp_path, stages, changes):
-    config = override(SMALL, **changes)
-    result = run_experiment(config, tmp_path)
+def test_what_is_removed_stays_removed_and_the_rest_is_trained(changes, whole, tmp_path):
+    result, stages = watched(override(SMALL, **changes), tmp_path) if changes else whole
     assert [sparsities for sparsities, _ in stages] == [(0.0,), (0.6562,), (0.75,)]
-    (_, whole), (_, first), (_, second) = stages
-    for before, after in ((whole, first), (first, second)):
+    (_, dense), (_, first), (_, second) = stages
+    for before, after in ((dense, first), (first, second)):
         was, now = zeros(before), zeros(after)
         for name in was:
             assert now[name][was[name]].all() or "kernel" not in name
@@ -85,21 +89,22 @@ def test_what_is_removed_stays_removed_and_the_rest_is_trained(tmp_path, stages,
     np.testing.assert_allclose(result.curve["units_kept"].to_numpy()[-1], left, rtol=1e-6)
 
 
-def test_an_iteration_is_recorded_beside_the_others(tmp_path):
-    result = run_experiment(SMALL, tmp_path)
-    for folder in (tmp_path, tmp_path / "iteration_1", tmp_path / "iteration_2"):
+@pytest.mark.slow
+def test_an_iteration_is_recorded_beside_the_others(whole):
+    result, _ = whole
+    root = result.workdir
+    for folder in (root, root / "iteration_1", root / "iteration_2"):
         assert [line["epoch"] for line in files.read_lines(folder / "metrics.jsonl")] == [1, 2]
         assert not (folder / "curve.jsonl").exists()
-    assert not list((tmp_path / "iteration_1").glob("config.json"))  # it is no run of its own
+    assert not list((root / "iteration_1").glob("config.json"))  # it is no run of its own
     taken = [
-        line["seconds"]
-        for path in tmp_path.rglob("metrics.jsonl")
-        for line in files.read_lines(path)
+        line["seconds"] for path in root.rglob("metrics.jsonl") for line in files.read_lines(path)
     ]
     assert len(taken) == 6
     np.testing.assert_allclose(result.summary["seconds_to_train"], sum(taken), atol=0.01)
 
 
+@pytest.mark.slow
 def test_rewinding_trains_what_is_left_from_its_initial_weights(tmp_path, monkeypatch):
     begun, train = [], iterating.train_network
 
@@ -121,18 +126,18 @@ def test_rewinding_trains_what_is_left_from_its_initial_weights(tmp_path, monkey
                 )
 
 
-def test_a_run_stopped_in_an_iteration_goes_on_to_the_same_result(tmp_path):
-    whole = run_experiment(SMALL, tmp_path / "whole")
+@pytest.mark.slow
+def test_a_run_stopped_in_an_iteration_goes_on_to_the_same_result(whole, tmp_path):
     for number, limit in enumerate((4, 24, 16)):
         calls = itertools.count()
         with pytest.raises(Preempted):
-            run_experiment(SMALL, tmp_path / "parts", lambda _, c=calls, n=limit: next(c) == n)
-        trained = [path.parent.name for path in (tmp_path / "parts").rglob("metrics.jsonl")]
+            run_experiment(SMALL, tmp_path, lambda _, c=calls, n=limit: next(c) == n)
+        trained = [path.parent.name for path in tmp_path.rglob("metrics.jsonl")]
         assert len(trained) == 1 + number  # in the whole network, then in each iteration
-    result = run_experiment(SMALL, tmp_path / "parts")
-    assert result.curve.equals(whole.curve)
+    assert run_experiment(SMALL, tmp_path).curve.equals(whole[0].curve)
 
 
+@pytest.mark.slow
 def test_counts_of_work_never_fall(tmp_path):
     asked = []
 

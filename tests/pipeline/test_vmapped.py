@@ -19,8 +19,6 @@ from experiments import run
 from experiments.command_line.program import run_program
 from experiments.report.finished_runs import find_runs
 
-pytestmark = pytest.mark.slow
-
 SMALL = override(
     ExperimentConfig(),
     epochs=3,
@@ -39,7 +37,8 @@ def records(folder):
     return [{k: v for k, v in record.items() if k != "seconds"} for record in found]
 
 
-@pytest.mark.parametrize("noise", ["none", "batch_bridgeout", "dropout"])
+@pytest.mark.slow
+@pytest.mark.parametrize("noise", ["batch_bridgeout", "dropout"])
 def test_each_member_takes_its_own_steps(noise):
     configs = [override(config, noise=noise, batch_size=64) for config in ALIKE]
     made = [set_up(configs[0])]
@@ -55,7 +54,7 @@ def test_each_member_takes_its_own_steps(noise):
     group = steps.join([progress.beginning(one) for one in made])
     poll = preemption.poller(preemption.never)
     *_, group = itertools.islice(loop.advance(made, group, steps, [], poll), 5)
-    assert len({tuple(losses) for losses, _ in alone}) == (2 if noise == "none" else 3)
+    assert len({tuple(losses) for losses, _ in alone}) == 3
     for (losses, expected), member in zip(alone, steps.part(group), strict=True):
         found = [float(step["loss"]) for step in member.collected]
         np.testing.assert_allclose(found, losses, rtol=1e-6)
@@ -64,9 +63,17 @@ def test_each_member_takes_its_own_steps(noise):
             np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-6)
 
 
-def test_each_member_leaves_the_record_of_a_run_of_its_own(tmp_path):
-    together = [tmp_path / "together" / str(index) for index in range(2)]
-    run_members(ALIKE[:2], together)
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """The folders of two runs that were trained as one program."""
+    root = tmp_path_factory.mktemp("runs") / "together"
+    folders = [root / str(index) for index in range(2)]
+    run_members(ALIKE[:2], folders)
+    return folders
+
+
+@pytest.mark.slow
+def test_each_member_leaves_the_record_of_a_run_of_its_own(together, tmp_path):
     for config, folder in zip(ALIKE, together, strict=False):
         alone = tmp_path / "alone" / folder.name
         run_experiment(config, alone)
@@ -76,19 +83,20 @@ def test_each_member_leaves_the_record_of_a_run_of_its_own(tmp_path):
             np.testing.assert_allclose(mine["train_loss"], theirs["train_loss"], rtol=1e-5)
 
 
-def test_members_that_were_stopped_go_on_together_or_alone(tmp_path):
-    undisturbed, stopped = ([tmp_path / name / str(i) for i in range(2)] for name in ("u", "s"))
-    run_members(ALIKE[:2], undisturbed)
+@pytest.mark.slow
+def test_members_that_were_stopped_go_on_together_or_alone(together, tmp_path):
+    stopped = [tmp_path / str(index) for index in range(2)]
     # An epoch is five steps, a batch of validation for each member, and its end.
-    for stop in (3, 6, 8, 12):
+    for stop in (3, 8, 12):
         with pytest.raises(Preempted):
             run_members(ALIKE[:2], stopped, lambda count: count == stop)  # noqa: B023
     run_members(ALIKE[:2], stopped)
-    for folder, expected in zip(stopped, undisturbed, strict=True):
+    for folder, expected in zip(stopped, together, strict=True):
         assert records(folder) == records(expected)
         assert (folder / "curve.csv").read_bytes() == (expected / "curve.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_members_that_stand_at_different_places_go_on_alone(tmp_path, capsys):
     apart = [tmp_path / str(index) for index in range(2)]
     with pytest.raises(Preempted):
@@ -108,6 +116,7 @@ def test_what_is_not_alike_is_refused():
         check_alike([SMALL, override(SMALL, q=1.0)])
 
 
+@pytest.mark.slow
 def test_the_program_gives_each_seed_a_folder(tmp_path, capsys):
     arguments = ["run", f"--workdir={tmp_path}", "--vmap_seeds=2", "--seed=5", "--epochs=1"]
     arguments += ["--batch_size=256", "--width=0.25", "--granularity=filter", "--sparsities=0"]

@@ -1,5 +1,6 @@
 """The program that prepares datasets, on tiny archives in the official layouts."""
 
+import gzip
 import hashlib
 import io
 import sys
@@ -12,6 +13,7 @@ import pytest
 from bbo.data.tfds import read_split
 from bbo.settings.tfds_folder import find_prepared
 from experiments.command_line.program import run_program
+from experiments.prepare import program
 from experiments.prepare.program import ARCHIVES, FLAGS, main
 
 RNG = np.random.default_rng(0)
@@ -80,7 +82,26 @@ def make_svhn(folder):
     return splits
 
 
-MAKERS = {"cifar10": make_cifar10, "cifar100": make_cifar100, "svhn_cropped": make_svhn}
+def make_mnist(folder):
+    splits = {}
+    for name, prefix, count in (("train", "train", 40), ("test", "t10k", 20)):
+        images = RNG.integers(0, 256, (count, 28, 28, 1), np.uint8)
+        labels = RNG.integers(0, 10, (count, 1))
+        splits[name] = images, labels
+        for kind, array in (("images", images[..., 0]), ("labels", labels[:, 0])):
+            header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
+            path = folder / f"{prefix}-{kind}-idx{array.ndim}-ubyte.gz"
+            path.write_bytes(gzip.compress(header + array.astype(np.uint8).tobytes()))
+    return splits
+
+
+MAKERS = {
+    "cifar10": make_cifar10,
+    "cifar100": make_cifar100,
+    "svhn_cropped": make_svhn,
+    "mnist": make_mnist,
+    "fashion_mnist": make_mnist,
+}
 
 
 @pytest.fixture
@@ -127,6 +148,18 @@ def test_prepared_images_are_those_of_the_archive(name, tmp_path, archives, monk
     assert run(*argv) == 0
     assert "was already prepared" in capsys.readouterr().out
     assert "tensorflow" not in sys.modules
+
+
+def test_an_archive_that_was_packed_again(tmp_path, archives, monkeypatch, capsys):
+    make_mnist(archives)
+    accept(monkeypatch, "fashion_mnist", archives)
+    argv = ["--dataset=fashion_mnist", f"--data_dir={tmp_path}/data", f"--manual_dir={archives}"]
+    path = archives / "t10k-labels-idx1-ubyte.gz"
+    content = gzip.decompress(path.read_bytes())
+    path.write_bytes(gzip.compress(content, 1, mtime=1))
+    check_error(capsys, run(*argv), "t10k-labels-idx1-ubyte.gz has the wrong SHA-256")
+    monkeypatch.setattr(program, "UNPACKED", {hashlib.sha256(content).hexdigest()})
+    assert run(*argv) == 0
 
 
 def check_error(capsys, status, *parts):
@@ -184,7 +217,9 @@ def test_an_unwritable_target(tmp_path, archives, capsys):
 
 
 def test_an_unknown_dataset(capsys):
-    check_error(capsys, run("--dataset=mnist"), "--dataset=mnist", "cifar10|cifar100|svhn_cropped")
+    check_error(
+        capsys, run("--dataset=imagenet"), "--dataset=imagenet", "cifar10|cifar100|svhn_cropped"
+    )
 
 
 def test_a_damaged_dataset_is_not_called_prepared(tmp_path, capsys):

@@ -80,8 +80,7 @@ def preempt(sweep):
 def test_an_array_of_runs_gives_what_the_local_launcher_gives(new_sweep):
     runs = [
         SHORT | {"noise": noise, "rate": 0.1, "seed": seed}
-        for noise in ("batch_bridgeout", "dropout", "targeted_dropout")
-        for seed in (0, 1)
+        for noise, seed in (("batch_bridgeout", 0), ("dropout", 0), ("dropout", 1))
     ]
     on_slurm, here = new_sweep("on_slurm"), new_sweep("here")
     on_slurm.submit(runs, before=["--parallel=2"])
