@@ -1,5 +1,6 @@
 """Datasets as whole uint8 arrays, their splits, and the augmentation that runs inside jit."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,7 +56,7 @@ def load_dataset(config: DataConfig, *, seed: int) -> Dataset:
         held out leaves validation or a class of the training images empty.
     """
     info = DATASETS[config.dataset]
-    train, test = _load_digits() if config.dataset == "digits" else _load_prepared(config)
+    train, test = (_load_prepared if info.prepared else LOADERS[config.dataset])(config)
     for split in (train, test):
         shape, classes = split.image.shape[1:], np.unique(split.label)
         if shape != info.image_shape or not np.isin(classes, range(info.num_classes)).all():
@@ -95,15 +96,20 @@ def _load_prepared(config: DataConfig) -> tuple[Split, Split]:
     return Split(*splits["train"]), Split(*splits["test"])
 
 
-def _load_digits() -> tuple[Split, Split]:
+def _load_digits(config: DataConfig) -> tuple[Split, Split]:
     """The 1797 digits of scikit-learn, 8x8 grey: 1437 to train and 360 to test, ours and fixed."""
     from sklearn.datasets import load_digits
 
+    del config
     digits: Any = load_digits()
     pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., np.newaxis]
     digits = Split(pixels, digits.target.astype(np.int32))
     is_test = _stratified(digits.label, DIGITS_TEST_IMAGES, np.random.default_rng(DIGITS_TEST_SEED))
     return _rows(digits, ~is_test), _rows(digits, is_test)
+
+
+LOADERS: dict[str, Callable[[DataConfig], tuple[Split, Split]]] = {"digits": _load_digits}
+"""What gives the training and test images of those that are not prepared for TFDS."""
 
 
 def _rows(split: Split, chosen: np.ndarray) -> Split:

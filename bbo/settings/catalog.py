@@ -25,10 +25,13 @@ class DatasetInfo(NamedTuple):
     """Pixels of zero padding before the random crop of augmentation; 0: no crop."""
     flip: bool
     """Whether augmentation flips images horizontally."""
+    prepared: bool = True
+    """Whether it lies in ``data_dir``, prepared for TFDS; others have a function in
+    ``data.datasets.LOADERS``."""
 
 
 DATASETS = {
-    "digits": DatasetInfo((8, 8, 1), 10, (0.3052,), (0.3757,), 0, False),
+    "digits": DatasetInfo((8, 8, 1), 10, (0.3052,), (0.3757,), 0, False, prepared=False),
     "cifar10": DatasetInfo(
         (32, 32, 3), 10, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010), 4, True
     ),

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bbo.settings.catalog import DATASETS
 from bbo.settings.sections import DataConfig
 from bbo.types import UsageError
 
@@ -61,7 +62,7 @@ def check_available(config: DataConfig) -> None:
     Raises:
       UsageError: the dataset is not prepared, or not usable.
     """
-    if config.dataset != "digits":
+    if DATASETS[config.dataset].prepared:
         find_prepared(config.dataset, config.data_dir)
 
 

@@ -79,7 +79,7 @@ def main(values: flags.FlagValues) -> None:
         "environment": environment(),
     }
     record["start"] = start_times.import_seconds()
-    if values["data_dir"].value or values["dataset"].value == "digits":
+    if values["data_dir"].value or not DATASETS[values["dataset"].value].prepared:
         record["start"] |= start_times.load_seconds(configs[0][0])
     record |= {"peaks": peaks(values), "steps": [], "curves": []}
     if values["against"].value == "torch":

@@ -1,11 +1,13 @@
-"""A regulariser, a criterion, a recovery and a network from outside: two tables each."""
+"""A regulariser, a criterion, a recovery, a network and images from outside: two tables each."""
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import linen as nn
 
 from bbo import noise
+from bbo.data import datasets
 from bbo.models import create
 from bbo.noise import configured
 from bbo.pipeline import run_experiment
@@ -61,6 +63,19 @@ class Plain(nn.Module):
         return nn.Dense(self.num_classes, name="head")(x.mean((1, 2)))
 
 
+def stripes(config):
+    """Images of vertical or of horizontal stripes; two classes."""
+    CALLS.append("dataset")
+    label = np.arange(300, dtype=np.int32) % 2
+    image = np.zeros((300, 6, 6, 1), np.uint8)
+    image[label == 0, ::2] = image[label == 1, :, ::2] = 255
+    split = datasets.Split(image, label)
+    return split, split
+
+
+STRIPES = catalog.DatasetInfo((6, 6, 1), 2, (0.5,), (0.5,), 0, False, prepared=False)
+
+
 @pytest.fixture
 def names(monkeypatch):
     for table, name, value in (
@@ -71,6 +86,8 @@ def names(monkeypatch):
         (catalog.RECOVERIES, "doubled", False),
         (by_name.FUNCTIONS, "doubled", doubled),
         (catalog.MODELS, "plain", catalog.Family(lambda n: len(n) == 1, "plainCHANNELS")),
+        (catalog.DATASETS, "stripes", STRIPES),
+        (datasets.LOADERS, "stripes", stripes),
         (create.BUILDERS, "plain", lambda layers, classes, config, n: Plain(classes, n)),
     ):
         assert name not in table
@@ -83,9 +100,11 @@ SMALL = {"epochs": 1, "batch_size": 256, "sparsities": (0.0, 0.5), "recovery_ima
 
 
 def test_names_from_outside_go_through_the_pipeline(names, tmp_path):
-    config = override(ExperimentConfig(), model="plain6", rate=0.1, **OWN, **SMALL)
+    config = override(
+        ExperimentConfig(), model="plain6", dataset="stripes", rate=0.1, **OWN, **SMALL
+    )
     curve = run_experiment(config, tmp_path / "run").curve
-    assert set(CALLS) == {"noise", "criterion", "recovery"}
+    assert set(CALLS) == {"noise", "criterion", "recovery", "dataset"}
     assert curve["error"].isna().all() and len(curve) == 2 * 2 * 2
     assert set(curve["criterion"]) == {"largest"}
     filters = curve[curve["granularity"] == "filter"]
@@ -94,8 +113,8 @@ def test_names_from_outside_go_through_the_pipeline(names, tmp_path):
     assert (by_recovery[:, "none"] != by_recovery[:, "doubled"]).all()
 
 
-@pytest.mark.parametrize("name", [*OWN, "model"])
+@pytest.mark.parametrize("name", [*OWN, "model", "dataset"])
 def test_without_an_entry_a_name_is_refused(name):
-    value = {**OWN, "model": "plain6"}[name]
+    value = {**OWN, "model": "plain6", "dataset": "stripes"}[name]
     with pytest.raises(UsageError, match=name):
         override(ExperimentConfig(), **{name: value})
