@@ -48,30 +48,23 @@ def targeted_dropout(
     rate: float | Array,
     target_fraction: float,
     target_unit: str = "weight",
-    nested: bool = False,
     on: trees.Selector = spatial_kernels,
 ) -> Regulariser:
     """Units among the weakest are set to zero with probability ``rate``, the others left alone.
 
     Nothing is rescaled: a targeted weight has mean ``(1 - rate) w`` and variance
-    ``rate (1 - rate) w**2``. A unit (weight, kernel or filter) is dropped in one piece. With
-    ``nested`` the share that is targeted is drawn anew, evenly up to ``target_fraction``.
+    ``rate (1 - rate) w**2``. A unit (weight, kernel or filter) is dropped in one piece.
 
     References: Gomez et al. 2019 (arXiv 1905.13678), weight and unit dropout.
     """
 
     check_rate(rate)
 
-    def noisy(rng: Rng, params: Params) -> Params:
-        share = draw_share(rng, target_fraction) if nested else target_fraction
+    def transform(key: Rng, w: Array) -> Array:
+        dropped = draw_bernoulli(key, rate, units_shape(w, target_unit))
+        return jnp.where(dropped & weakest(w, target_fraction, target_unit), jnp.zeros_like(w), w)
 
-        def transform(key: Rng, w: Array) -> Array:
-            dropped = draw_bernoulli(key, rate, units_shape(w, target_unit))
-            return jnp.where(dropped & weakest(w, share, target_unit), jnp.zeros_like(w), w)
-
-        return perturb_selected(rng, params, on, transform)
-
-    return Regulariser(weights=noisy)
+    return Regulariser(weights=lambda rng, params: perturb_selected(rng, params, on, transform))
 
 
 def nested_dropping(*, target_fraction: float | Array, prune: Prune) -> Regulariser:

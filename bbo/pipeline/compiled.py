@@ -207,6 +207,7 @@ def _train_step(
             distill=noise.distill,
             ascent=noise.ascent,
         ),
+        average_decay=config.optimizer.average_decay,
         mapped_axis=AXIS if mapped else None,
     )
 

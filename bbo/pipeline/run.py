@@ -113,7 +113,12 @@ def set_up(
     root = jax.random.key(config.train.seed, impl=GENERATORS[config.train.generator])
     rngs = {name: jax.random.fold_in(root, i) for i, name in enumerate(streams)}
     fresh = functools.partial(
-        create_state, programs.model, optimizer, rngs["initial"], info.image_shape
+        create_state,
+        programs.model,
+        optimizer,
+        rngs["initial"],
+        info.image_shape,
+        averaged=config.optimizer.average_decay > 0,
     )
     check_selections(
         config, programs.model, jax.eval_shape(fresh).params
@@ -143,8 +148,9 @@ def set_up(
 
 
 def variables_of(state: TrainState) -> PyTree:
-    """What the network is applied to."""
-    return {"params": state.params, "batch_stats": state.batch_stats}
+    """What the network is applied to: the moving averages if there are some."""
+    params, stats = state.average or (state.params, state.batch_stats)
+    return {"params": params, "batch_stats": stats}
 
 
 def choices(rows: np.ndarray, batch_size: int) -> Iterator[dict[str, np.ndarray]]:

@@ -96,6 +96,7 @@ def _masked(run: Run, variables: PyTree, masks: Masks) -> Run:
         params,
         variables["batch_stats"],
         opt_state._replace(masks=masks),
+        (params, variables["batch_stats"]) if run.config.optimizer.average_decay else (),
     )
     return run._replace(state=replicate(state, run.mesh))
 

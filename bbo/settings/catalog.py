@@ -57,7 +57,7 @@ REGULARISERS: dict[str, tuple[str, ...]] = {
     "dropconnect": ("rate", *_WEIGHTS),
     "dropout": ("rate", *_MAPS),
     "sparseout": ("rate", "q", *_MAPS),
-    "targeted_dropout": ("rate", *_TARGETED, "nested"),
+    "targeted_dropout": ("rate", *_TARGETED),
     "nested_dropping": ("target_fraction",),
     "shakeout": ("rate", "shakeout_c", *_WEIGHTS),
 }

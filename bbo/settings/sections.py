@@ -101,6 +101,11 @@ class OptimizerConfig:
     decay_factor: float = setting(0.2, "factor of the step schedule, in (0, 1]")
     warmup_fraction: float = setting(0.1, "share of the steps that warm up (cosine), in [0, 1)")
     label_smoothing: float = setting(0.0, "probability spread over all classes, in [0, 1)")
+    average_decay: float = setting(
+        0.0,
+        "share of the moving average of the weights that is kept at each step; the average is "
+        "what is evaluated and pruned; 0: the weights themselves, in [0, 1)",
+    )
     reset_momentum: bool = setting(
         False, "set the momentum to zero at each epoch, as the authors' program does"
     )
@@ -120,6 +125,7 @@ class OptimizerConfig:
             decay_factor=(lambda v: 0 < v <= 1, "in (0, 1]"),
             warmup_fraction=share,
             label_smoothing=share,
+            average_decay=share,
         )
 
 

@@ -28,6 +28,8 @@ class TrainState(NamedTuple):
     params: Params
     batch_stats: PyTree
     opt_state: PyTree
+    average: PyTree = ()
+    """Moving averages of parameters and batch statistics, a pair; nothing if there are none."""
 
 
 class Clean(NamedTuple):
@@ -38,7 +40,7 @@ class Clean(NamedTuple):
     each_step: bool = False
     """Of the loss at each step; otherwise of the steps, drawn at random."""
     distill: float = 0.0
-    """With ``each_step``: share of the noisy network's target that the clean one's output is."""
+    """Share of the noisy network's target that the clean one's output is, in [0, 1]."""
     ascent: float = 0.0
     """With ``each_step``: length of the step along the clean gradient to where noise is put on."""
 
@@ -54,6 +56,8 @@ class Recipe(NamedTuple):
     """In [0, 1)."""
     clean: Clean = Clean()
     """What the network without noise gets of the training."""
+    average_decay: float = 0.0
+    """Of the moving averages in the state, in [0, 1); 0 keeps none."""
     mapped_axis: str | None = None
     """If the step is mapped over the devices, the name of their axis, to average over."""
 
@@ -63,6 +67,8 @@ def create_state(
     optimizer: optax.GradientTransformation,
     rng: Rng,
     image_shape: tuple[int, int, int],
+    *,
+    averaged: bool = False,
 ) -> TrainState:
     """Fresh parameters, in one compiled program.
 
@@ -71,15 +77,15 @@ def create_state(
       optimizer: of the parameters.
       rng: of the initial weights.
       image_shape: (h, w, c).
+      averaged: whether the state holds moving averages.
     """
 
     def init(rng: Rng) -> TrainState:
         variables = model.init(rng, jnp.zeros((2, *image_shape)), train=False)
         params = variables["params"]
-        opt_state = optimizer.init(params)
-        return TrainState(
-            jnp.zeros((), jnp.int32), params, variables.get("batch_stats", {}), opt_state
-        )
+        stats, step = variables.get("batch_stats", {}), jnp.zeros((), jnp.int32)
+        average = (params, stats) if averaged else ()
+        return TrainState(step, params, stats, optimizer.init(params), average)
 
     return jax.jit(init)(rng)
 
@@ -162,7 +168,19 @@ def train_step(
         gradients, metrics = jax.lax.pmean((gradients, metrics), recipe.mapped_axis)
     updates, opt_state = recipe.optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    return TrainState(state.step + 1, params, stats, opt_state), metrics
+    average = ()
+    if recipe.average_decay:
+        average = _averaged(state.average, (params, stats), state.step, recipe.average_decay)
+    return TrainState(state.step + 1, params, stats, opt_state, average), metrics
+
+
+def _averaged(average: PyTree, new: PyTree, step: Array, decay: float) -> PyTree:
+    """The moving average after ``step`` earlier ones; at first it forgets the beginning sooner."""
+    count = step.astype(jnp.float32)
+    kept = jnp.minimum(decay, (1 + count) / (10 + count))
+    return jax.tree.map(
+        lambda old, now: (kept * old + (1 - kept) * now).astype(now.dtype), average, new
+    )
 
 
 Learned = tuple[Params, PyTree, dict[str, Array]]
@@ -176,11 +194,25 @@ def _learn_one(state: TrainState, batch: Batch, rng: Rng, recipe: Recipe) -> Lea
     if is_clean is not None:
         regulariser = paused(regulariser, is_clean)
 
-    def loss_of(params: Params) -> tuple[Array, tuple[Array, PyTree]]:
+    def forward(params: Params, regulariser: Regulariser) -> tuple[Array, PyTree]:
         variables = {"params": params, "batch_stats": state.batch_stats}
-        logits, stats = noisy_forward(recipe.model, regulariser, variables, batch, rng)
+        return noisy_forward(recipe.model, regulariser, variables, batch, rng)
+
+    def loss_of(params: Params) -> tuple[Array, tuple[Array, PyTree]]:
+        logits, stats = forward(params, regulariser)
         loss = jnp.mean(cross_entropy(logits, batch["label"], recipe.label_smoothing))
-        return loss, (logits, stats)
+        if not recipe.clean.distill:
+            return loss, (logits, stats)
+        # A clean step needs no teacher: it is spared the time.
+        wanted = jnp.asarray(True) if is_clean is None else ~is_clean
+        told = jax.lax.cond(
+            wanted,
+            lambda: jax.nn.softmax(forward(state.params, none())[0]),
+            lambda: jnp.zeros_like(logits),
+        )
+        weight = recipe.clean.distill * wanted.astype(loss.dtype)
+        mean = jnp.mean(optax.softmax_cross_entropy(logits, told))
+        return (1 - weight) * loss + weight * mean, (logits, stats)
 
     (loss, (logits, stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     if is_clean is not None:

@@ -78,21 +78,6 @@ def test_ordered_widths_drop_the_last():
     assert there.tolist() == sorted(there.tolist(), reverse=True) and 0 < there.sum() < 10
 
 
-def test_nested_targeted_dropout_drops_the_weakest_more_often():
-    regulariser = noise.targeted_dropout(
-        rate=0.5, target_fraction=1.0, target_unit="filter", nested=True, on="conv2/kernel"
-    )
-    keys = jax.random.split(jax.random.key(1), 3000)
-    drawn = jax.jit(jax.vmap(lambda key: regulariser.weights(key, PARAMS)))(keys)
-    gone = ~np.asarray((drawn["conv2"]["kernel"] != 0).any((1, 2, 3)))
-    order = np.argsort(
-        np.linalg.norm(np.asarray(PARAMS["conv2"]["kernel"]).reshape(-1, 10), axis=0)
-    )
-    expected = 0.5 * (1 - (np.arange(10) + 1) / 10)
-    error = gone.mean(axis=0)[order] - expected
-    assert np.all(np.abs(error) <= 4 * np.sqrt(expected * (1 - expected) / len(gone)))
-
-
 @pytest.mark.parametrize("share", [0.0, 1.5])
 def test_a_share_out_of_range(share):
     with pytest.raises(UsageError, match="target_fraction"):

@@ -81,10 +81,10 @@ def forward(params, *, noisy):
     return noisy_forward(MODEL, regulariser, VARIABLES | {"params": params}, BATCH, rng)[0]
 
 
-def test_distillation_teaches_what_the_clean_network_says():
+@pytest.mark.parametrize("each_step", [True, False])
+def test_distillation_teaches_what_the_clean_network_says(each_step):
     share, weight = 0.5, 0.75
-    found, _ = after(3, Clean(share, each_step=True, distill=weight))
-    plain, _ = after(3, noisy=False)
+    clean = Clean(share, each_step=each_step, distill=weight)
 
     @jax.jit
     @jax.grad
@@ -94,10 +94,24 @@ def test_distillation_teaches_what_the_clean_network_says():
         truth = jax.nn.one_hot(BATCH["label"], 10)
         return -jnp.mean(jnp.sum(((1 - weight) * truth + weight * said) * logits, axis=-1))
 
-    expected = jax.tree.map(
-        lambda a, b: share * a + (1 - share) * b, slopes(plain), noisy_slopes(VARIABLES["params"])
-    )
-    assert_alike(slopes(found), expected, rtol=1e-4, atol=1e-6)
+    noisy = noisy_slopes(VARIABLES["params"])
+    plain = slopes(after(3, noisy=False)[0])
+    found = slopes(after(3, clean)[0])
+    mixed = jax.tree.map(lambda a, b: share * a + (1 - share) * b, plain, noisy)
+    assert_alike(found, mixed if each_step else noisy, rtol=1e-4, atol=1e-6)
+
+
+def test_a_clean_step_is_told_nothing_else():
+    clean = Clean(0.5, distill=0.75)
+    kinds = [
+        np.allclose(
+            jax.tree.leaves(after(step, clean)[0].params)[-1],
+            jax.tree.leaves(after(step, noisy=False)[0].params)[-1],
+            atol=1e-6,
+        )
+        for step in range(12)
+    ]
+    assert 2 <= sum(kinds) <= 10
 
 
 def test_ascent_takes_the_noisy_gradient_further_up():
