@@ -16,7 +16,8 @@ SMALL = override(
     ExperimentConfig(),
     epochs=2,
     batch_size=128,  # ten steps an epoch
-    width=0.25,
+    width=0.125,
+    downscale=2,  # a convolution within a loop is slow on a CPU
     learning_rate=1e-3,  # a large one makes rounding grow from step to step
     noise="batch_bridgeout",
     target_fraction=1.0,  # ranks change with the last bit of a weight
