@@ -18,10 +18,10 @@ else
 endif
 
 test: check
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n 2
 
 test-all: check
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder -m ""
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n 2 -m ""
 
 check: .venv/tested
 	$(BIN)/ruff format --check .

@@ -6,10 +6,7 @@ import pathlib
 # Before jax is imported: a CPU that looks like eight devices, so that sharding is really tested.
 # Each holds a thread of XLA's while it waits for the others; with a thread per device and no more,
 # programs that are dispatched ahead can wait for ever, and XLA then aborts (jaxlib 0.10).
-# LLVM's optimisations take a third of the time of compiling, and the tests compute little.
-os.environ.setdefault(
-    "XLA_FLAGS", "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-)
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 os.environ.setdefault("NPROC", "16")
 
 # The tests may be run by a job of SLURM, or in a pod. What they start must not take itself for one.

@@ -20,6 +20,8 @@ import pandas as pd
 from bbo.files import read_lines, write_text
 from bbo.pipeline.finished import NEEDED, FinishedRun
 from bbo.settings.config import from_json
+from bbo.settings.sections import DataConfig
+from bbo.settings.workdir import PLACES
 from bbo.types import UsageError
 
 RUNS, POINTS, EPOCHS = "runs.jsonl", "points.csv", "epochs.csv"
@@ -102,6 +104,9 @@ def _run_record(folder: pathlib.Path, name: str) -> Record:
     except (ValueError, TypeError, AttributeError, csv.Error) as error:
         raise UsageError(f"{name} is damaged: {reading} cannot be read ({error})") from None
     counts = {"points": len(points), "epochs": len(epochs)}
+    for place in PLACES:  # where images lay on that machine is nobody else's business
+        if place in record["config"].get("data", {}):
+            record["config"]["data"][place] = getattr(DataConfig(), place)
     return Record({"name": name, **counts, **record, "summary": summary}, points, epochs)
 
 

@@ -6,9 +6,6 @@ import socket
 import subprocess
 import sys
 
-CHEAPLY = "--xla_backend_optimization_level=0"
-"""How tests compile, see conftest."""
-
 
 def start(arguments, *, count, devices, **options):
     """Starts ``python *arguments`` this many times, each with as many fake devices."""
@@ -18,7 +15,7 @@ def start(arguments, *, count, devices, **options):
     shared = os.environ | {
         "PYTHONPATH": os.pathsep.join(sys.path),
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {CHEAPLY}",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
         "SLURM_JOB_ID": "1",
         "SLURM_STEP_NODELIST": "localhost",

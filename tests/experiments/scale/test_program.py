@@ -107,7 +107,7 @@ WRONG = {
     (OUT, "--devices=3"): "batch_sizes has 128, which 3 devices cannot share evenly",
     (OUT, "--widths=0"): "width is 0.0; it must be",
     (OUT, "--widths="): "widths is empty; give some",
-    (OUT, "--model=vgg"): "model is 'vgg'; it must be one of small_cnn, vgg11",
+    (OUT, "--model=vgg"): "model is 'vgg'; it must be one of small_cnn, small_vgg, vgg11",
     (OUT, "--dataset=digits"): "model vgg16 needs images of 32x32 pixels",
     (OUT, "--link=0"): "link is 0.0; it must be a number > 0",
     (OUT, "--latency=-1"): "latency=-1: -1.0 is not a non-negative number",
