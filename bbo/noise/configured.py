@@ -64,9 +64,9 @@ def create_regulariser(
     given = {ARGUMENTS.get(name, name): getattr(config, name) for name in names}
     if rate is not None and "rate" in given:
         given["rate"] = rate
-    if not isinstance(strength, float):
-        scaled = "rate" if "rate" in given else "target_fraction"
-        given |= {scaled: given[scaled] * strength} if given else {}
+    scaled = "rate" if "rate" in given else "target_fraction"
+    if scaled in given:
+        given[scaled] *= strength
     if not given.get("on", True):
         given["on"] = spatial_kernels
     if config.noise == "nested_dropping":

@@ -1,6 +1,7 @@
 """The compiled programs of a run; each is traced once and serves every epoch and pruning point."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -195,18 +196,19 @@ def _train_step(
         factor = strength(step) if strength else 1.0
         return create_regulariser(noise, rate, strength=factor, prune=prune)
 
+    clean = Clean(
+        noise.clean_share,
+        each_step=noise.clean_in == "each_step",
+        distill=noise.distill,
+        ascent=noise.ascent,
+    )
     axes = batch_axes(create_regulariser(noise), mapped=mapped)
-    recipe = Recipe(
+    recipe = functools.partial(
+        Recipe,
         model=model_of(config, axis_name=axes, kept=kept),
-        regulariser=create_regulariser(noise),
         optimizer=optimizer,
         label_smoothing=config.optimizer.label_smoothing,
-        clean=Clean(
-            noise.clean_share if noise.noise != "none" else 0.0,
-            each_step=noise.clean_in == "each_step",
-            distill=noise.distill,
-            ascent=noise.ascent,
-        ),
+        clean=clean if noise.noise != "none" else Clean(),
         average_decay=config.optimizer.average_decay,
         mapped_axis=AXIS if mapped else None,
     )
@@ -214,8 +216,7 @@ def _train_step(
     def step(state: TrainState, images: Images, choice: PyTree) -> Any:
         augment_rng, noise_rng = jax.random.split(images.rng)
         batch = _batch_of(config, images, choice, jax.random.fold_in(augment_rng, state.step))
-        now = recipe._replace(regulariser=regulariser_at(state.step))
-        return train_step(state, batch, noise_rng, now)
+        return train_step(state, batch, noise_rng, recipe(regulariser=regulariser_at(state.step)))
 
     return step
 

@@ -9,9 +9,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from bbo.files import write_text
-from bbo.settings.catalog import RECOVERIES, REGULARISERS, noise_settings
+from bbo.settings.catalog import RECOVERIES
 from bbo.settings.config import ExperimentConfig
-from bbo.settings.noise_section import NoiseConfig
 
 COLOURS = ("tab:gray", "tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple")
 """Of the recoveries, in their order; from the first again where they are more."""
@@ -80,15 +79,9 @@ def title(config: ExperimentConfig) -> str:
     >>> title(override(ExperimentConfig(), noise="shakeout"))
     'small_cnn on digits, shakeout (rate 0.3, shakeout_c 0.1), 230 epochs'
     """
-    plain, own = NoiseConfig(), REGULARISERS[config.noise.noise]
-    values = {
-        name: getattr(config.noise, name)
-        for name in noise_settings(config.noise.noise)
-        if name in own or getattr(config.noise, name) != getattr(plain, name)
-    }
     details = [
         f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in values.items()
+        for name, value in config.noise.effective.items()
         if value != ""
     ]
     settings = f" ({', '.join(details)})" if details else ""

@@ -1,8 +1,9 @@
 """The section of a configuration that says what noise is put on a network, and when."""
 
 import dataclasses
+from typing import Any
 
-from bbo.settings.catalog import CLEAN_IN, REGULARISERS, UNITS
+from bbo.settings.catalog import CLEAN_IN, REGULARISERS, UNITS, noise_settings
 from bbo.settings.fields import check_choices, check_pattern, check_range, setting
 from bbo.types import UsageError
 
@@ -52,7 +53,7 @@ class NoiseConfig:
     clean_in: str = setting(
         "steps",
         "steps: so many of the steps, drawn at random, are without noise; each_step: each step "
-        "learns from both networks, which get these shares of its loss, and takes twice as long. "
+        "learns from both networks, which share its loss, in two passes. "
         "Running statistics are then those of the network without noise",
         one_of=CLEAN_IN,
     )
@@ -83,11 +84,28 @@ class NoiseConfig:
             ascent=(lambda v: v >= 0, ">= 0"),
         )
         check_pattern("noise_on", self.noise_on)
-        both = self.clean_in == "each_step" and self.clean_share > 0
-        if self.ascent and not both:
+        if self.clean_in == "each_step" and self.clean_share == 0:
+            raise UsageError(
+                "clean_in is each_step, but clean_share is 0; set it to the share of each step's "
+                "loss that the network without noise gets, for instance 0.5"
+            )
+        if self.ascent and self.clean_in != "each_step":
             raise UsageError(
                 "ascent needs the gradient of the network without noise; set clean_in to "
                 "each_step and clean_share above 0, for instance to 0.5"
             )
-        if both and self.noise == "bridgeout":
-            raise UsageError("bridgeout draws noise by example; set clean_in to steps")
+        if self.noise == "bridgeout" and (self.clean_in == "each_step" or self.distill):
+            raise UsageError(
+                "bridgeout draws noise by example, which no network without noise can stand "
+                "beside; set clean_in to steps and distill to 0"
+            )
+
+    @property
+    def effective(self) -> dict[str, Any]:
+        """The settings that have an effect: the regulariser's own, and of when if they are set."""
+        plain, own = NoiseConfig(), REGULARISERS[self.noise]
+        return {
+            name: getattr(self, name)
+            for name in noise_settings(self.noise)
+            if name in own or getattr(self, name) != getattr(plain, name)
+        }

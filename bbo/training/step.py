@@ -189,59 +189,43 @@ Learned = tuple[Params, PyTree, dict[str, Array]]
 
 def _learn_one(state: TrainState, batch: Batch, rng: Rng, recipe: Recipe) -> Learned:
     """From the noisy network, or in some steps from the one without noise."""
-    regulariser, share = recipe.regulariser, recipe.clean.share
-    is_clean = jax.random.bernoulli(jax.random.fold_in(rng, CLEAN), share) if share else None
-    if is_clean is not None:
+    clean, regulariser, is_clean = recipe.clean, recipe.regulariser, jnp.asarray(False)
+    if clean.share:
+        is_clean = jax.random.bernoulli(jax.random.fold_in(rng, CLEAN), clean.share)
         regulariser = paused(regulariser, is_clean)
 
-    def forward(params: Params, regulariser: Regulariser) -> tuple[Array, PyTree]:
-        variables = {"params": params, "batch_stats": state.batch_stats}
-        return noisy_forward(recipe.model, regulariser, variables, batch, rng)
-
     def loss_of(params: Params) -> tuple[Array, tuple[Array, PyTree]]:
-        logits, stats = forward(params, regulariser)
-        loss = jnp.mean(cross_entropy(logits, batch["label"], recipe.label_smoothing))
-        if not recipe.clean.distill:
-            return loss, (logits, stats)
-        # A clean step needs no teacher: it is spared the time.
-        wanted = jnp.asarray(True) if is_clean is None else ~is_clean
-        told = jax.lax.cond(
-            wanted,
-            lambda: jax.nn.softmax(forward(state.params, none())[0]),
-            lambda: jnp.zeros_like(logits),
+        logits, stats = _forward(params, regulariser, state, batch, rng, recipe)
+        if not clean.distill:
+            return _loss(logits, batch, recipe), (logits, stats)
+        # A clean step needs no teacher, and is spared the time.
+        said = jax.lax.cond(
+            is_clean,
+            lambda: logits,
+            lambda: _forward(state.params, none(), state, batch, rng, recipe)[0],
         )
-        weight = recipe.clean.distill * wanted.astype(loss.dtype)
-        mean = jnp.mean(optax.softmax_cross_entropy(logits, told))
-        return (1 - weight) * loss + weight * mean, (logits, stats)
+        weight = clean.distill * (~is_clean).astype(logits.dtype)
+        return _loss(logits, batch, recipe, said=said, weight=weight), (logits, stats)
 
-    (loss, (logits, stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-    if is_clean is not None:
+    (loss, (logits, stats)), slopes = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    if clean.share:
         stats = jax.tree.map(
             lambda new, old: jnp.where(is_clean, new, old), stats, state.batch_stats
         )
-    return gradients, stats, {"loss": loss, "accuracy": _accuracy(logits, batch)}
+    return slopes, stats, {"loss": loss, "accuracy": _accuracy(logits, batch)}
 
 
 def _learn_both(state: TrainState, batch: Batch, rng: Rng, recipe: Recipe) -> Learned:
     """From the network without noise, whose statistics and accuracy count, and the noisy one."""
-    clean, labels = recipe.clean, batch["label"]
-
-    def forward(params: Params, regulariser: Regulariser) -> tuple[Array, PyTree]:
-        variables = {"params": params, "batch_stats": state.batch_stats}
-        return noisy_forward(recipe.model, regulariser, variables, batch, rng)
+    clean = recipe.clean
 
     def clean_loss(params: Params) -> tuple[Array, tuple[Array, PyTree]]:
-        logits, stats = forward(params, none())
-        loss = jnp.mean(cross_entropy(logits, labels, recipe.label_smoothing))
-        return loss, (logits, stats)
+        logits, stats = _forward(params, none(), state, batch, rng, recipe)
+        return _loss(logits, batch, recipe), (logits, stats)
 
     def noisy_loss(params: Params) -> Array:
-        logits, _ = forward(params, recipe.regulariser)
-        loss = jnp.mean(cross_entropy(logits, labels, recipe.label_smoothing))
-        if not clean.distill:
-            return loss
-        told = jnp.mean(optax.softmax_cross_entropy(logits, jax.nn.softmax(clean_logits)))
-        return (1 - clean.distill) * loss + clean.distill * told
+        logits, _ = _forward(params, recipe.regulariser, state, batch, rng, recipe)
+        return _loss(logits, batch, recipe, said=clean_logits, weight=clean.distill)
 
     found, slopes = jax.value_and_grad(clean_loss, has_aux=True)(state.params)
     first, (clean_logits, stats) = found
@@ -253,6 +237,34 @@ def _learn_both(state: TrainState, batch: Batch, rng: Rng, recipe: Recipe) -> Le
 
     metrics = {"loss": mixed(first, second), "accuracy": _accuracy(clean_logits, batch)}
     return jax.tree.map(mixed, slopes, noisy_slopes), stats, metrics
+
+
+def _forward(
+    params: Params,
+    regulariser: Regulariser,
+    state: TrainState,
+    batch: Batch,
+    rng: Rng,
+    recipe: Recipe,
+) -> tuple[Array, PyTree]:
+    variables = {"params": params, "batch_stats": state.batch_stats}
+    return noisy_forward(recipe.model, regulariser, variables, batch, rng)
+
+
+def _loss(
+    logits: Array,
+    batch: Batch,
+    recipe: Recipe,
+    *,
+    said: Array | None = None,
+    weight: float | Array = 0.0,
+) -> Array:
+    """Mean cross-entropy to the labels, and by a share ``weight`` to what another network said."""
+    loss = jnp.mean(cross_entropy(logits, batch["label"], recipe.label_smoothing))
+    if said is None or (isinstance(weight, float) and weight == 0):
+        return loss
+    told = jax.nn.softmax(jax.lax.stop_gradient(said))
+    return (1 - weight) * loss + weight * jnp.mean(optax.softmax_cross_entropy(logits, told))
 
 
 def _ascended(params: Params, slopes: Params, length: float) -> Params:

@@ -83,15 +83,12 @@ class SvhnCropped(svhn.Builder, skip_registration=True):
 
 def _mnist_splits(builder, dl_manager):
     # Not by dl_manager.download, which takes no archive that was packed again.
-    folder, files = (
-        dl_manager.manual_dir,
-        {
-            "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
-            "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
-        },
-    )
     return {
-        name: _mnist_examples(*(folder / file for file in pair)) for name, pair in files.items()
+        split: _mnist_examples(
+            dl_manager.manual_dir / f"{prefix}-images-idx3-ubyte.gz",
+            dl_manager.manual_dir / f"{prefix}-labels-idx1-ubyte.gz",
+        )
+        for split, prefix in (("train", "train"), ("test", "t10k"))
     }
 
 

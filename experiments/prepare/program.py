@@ -47,14 +47,19 @@ ARCHIVES = {
     "fashion_mnist": tuple(ZALANDO + name for name in IDX_FILES),
 }
 UNPACKED = {
-    # Of fashion_mnist as Debian packs it (dataset-fashion-mnist): the same bytes, packed without
-    # the name and time of the original files.
-    "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-    "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-    "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-    "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    ZALANDO + name: digest
+    for name, digest in zip(
+        IDX_FILES,
+        (
+            "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+            "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+            "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+            "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+        ),
+        strict=True,
+    )
 }
-"""SHA-256 of files within an archive, by which it is accepted if it was packed again."""
+"""SHA-256 of what a gzip file holds: Debian's dataset-fashion-mnist packs the same bytes again."""
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_enum("dataset", None, list(ARCHIVES), "what to prepare", flag_values=FLAGS)
@@ -156,10 +161,9 @@ def _check_sums(name: str, archives: Path, known: Mapping) -> None:
     known = {**checksums.get_all_url_infos(), **known}
     for url in ARCHIVES[name]:
         path = archives / os.path.basename(url)
-        if (
-            checksums.compute_url_info(path).checksum != known[url].checksum
-            and _unpacked_sum(path) not in UNPACKED
-        ):
+        if checksums.compute_url_info(path).checksum != known[url].checksum and _unpacked_sum(
+            path
+        ) != UNPACKED.get(url):
             raise UsageError(
                 f"{path} has the wrong SHA-256: it is damaged or another version than the one "
                 f"published at {url}; fetch it anew"

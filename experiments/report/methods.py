@@ -5,9 +5,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from bbo.settings.catalog import REGULARISERS, noise_settings
 from bbo.settings.config import ExperimentConfig, to_json
-from bbo.settings.noise_section import NoiseConfig
 from bbo.settings.workdir import PLACES
 
 LEADING = ("noise", "dataset", "model")
@@ -25,12 +23,9 @@ def problem_of(settings: dict[str, Any]) -> tuple[str, str, float]:
 
 def settings_of(config: ExperimentConfig) -> dict[str, Any]:
     """The settings that make the method of a run, by name; None for those without effect in it."""
-    own, plain = ("noise", *REGULARISERS[config.noise.noise]), NoiseConfig()
+    used = {"noise": config.noise.noise} | config.noise.effective
     sections = to_json(config)
-    for name, value in sections["noise"].items():
-        # Those of when there is noise have an effect where they are not as they are at first.
-        moved = name in noise_settings(config.noise.noise) and value != getattr(plain, name)
-        sections["noise"][name] = value if name in own or moved else None
+    sections["noise"] = {name: used.get(name) for name in sections["noise"]}
     if config.pruning.recovery == ("none",) and config.pruning.criterion != "taylor":
         sections["pruning"]["recovery_images"] = None
     iterations = config.iterations

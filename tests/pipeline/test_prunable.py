@@ -9,6 +9,7 @@ import pytest
 from bbo import pruning
 from bbo.compaction.channels import find_channels
 from bbo.noise.configured import create_regulariser
+from bbo.noise.regulariser import none
 from bbo.noise.schedule import strength_schedule
 from bbo.pipeline.compiled import model_of
 from bbo.pipeline.prunable import pruned_at
@@ -52,6 +53,11 @@ def test_strength_is_a_factor_on_rate_or_share():
         return float(jnp.mean(made.weights(jax.random.key(0), params)["kernel"] != 0))
 
     assert kept("dropconnect", 0) == 1.0
+    assert create_regulariser(override(CONFIG, noise="none").noise, strength=0.5) == none()
+    half = create_regulariser(
+        override(CONFIG, noise="dropconnect", rate=0.5).noise, strength=0.5
+    ).weights(jax.random.key(0), params)["kernel"]
+    assert 0.65 < float(jnp.mean(half != 0)) < 0.85
     assert 0.65 < kept("dropconnect", 25) < 0.85 and 0.4 < kept("dropconnect", 50) < 0.6
     shares = []
     made = create_regulariser(
@@ -71,7 +77,9 @@ def test_no_order_to_drop_in():
     ("changes", "told"),
     [
         ({"ascent": 0.1, "clean_share": 0.5}, "ascent needs the gradient of the network without"),
+        ({"clean_in": "each_step"}, "clean_in is each_step, but clean_share is 0"),
         ({"noise": "bridgeout", "clean_in": "each_step", "clean_share": 0.5}, "by example"),
+        ({"noise": "bridgeout", "distill": 0.5}, "by example"),
         ({"ramp_up": 0.7, "ramp_down": 0.5}, "ramp_down is 0.5"),
     ],
 )

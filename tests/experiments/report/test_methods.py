@@ -53,6 +53,7 @@ def test_settings_of_noise_count_if_they_are_used():
     assert settings(noise="none", rate=0.2) == settings(noise="none")
     assert settings(noise="dropout", q=1.0) == settings(noise="dropout", q=2.0)
     assert settings(noise="bridgeout", q=1.0) != settings(noise="bridgeout", q=2.0)
+    assert settings(noise="none", distill=0.5) == settings(noise="none")
     assert settings(noise="dropout", distill=0.0) != settings(noise="dropout", clean_share=0.5)
     used = {name for noise in REGULARISERS for name in noise_settings(noise)}
     assert used | {"noise"} == set(vars(NoiseConfig()))
