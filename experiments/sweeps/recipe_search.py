@@ -25,6 +25,7 @@ COMMON = {
 }
 EPOCHS = 10
 NESTED = {"noise": "nested_dropping", "target_fraction": 0.9}
+MILD = {"noise": "nested_dropping", "target_fraction": 0.75}
 BOTH = {"clean_in": "each_step", "epochs": EPOCHS // 2}
 LIGHT = {"weight_decay": 5e-4}
 METHODS = (
@@ -39,12 +40,17 @@ METHODS = (
     # The whole network teaches the noisy one: a forward pass more in a noisy step.
     {**NESTED, "clean_share": 0.5, "distill": 1.0, **LIGHT, "epochs": 8},
     {**NESTED, "clean_share": 0.75, "distill": 1.0, **LIGHT, "epochs": 9},
+    {**NESTED, "clean_share": 0.5, **BOTH, "ascent": 0.05, **LIGHT},
+    {**MILD, "clean_share": 0.75, **LIGHT},
+    {**MILD, "clean_share": 0.85, **LIGHT},
+    {**NESTED, "clean_share": 0.5, "ramp_up": 0.5, **LIGHT},
+    {"noise": "dropout", "rate": 0.1, **LIGHT},
+    # Twice as long.
+    {"noise": "none", **LIGHT, "epochs": 2 * EPOCHS},
+    {**MILD, "clean_share": 0.75, **LIGHT, "epochs": 2 * EPOCHS},
     {**NESTED, "clean_share": 0.5, **LIGHT},
     {**NESTED, "clean_share": 0.5, **BOTH, "distill": 1.0, **LIGHT},
-    {**NESTED, "clean_share": 0.5, **BOTH, "ascent": 0.05, **LIGHT},
     {**NESTED, "clean_share": 0.5, "ramp_down": 0.5, **LIGHT},
-    {**NESTED, "target_fraction": 0.75, "clean_share": 0.75, **LIGHT},
-    {"noise": "dropout", "rate": 0.1, **LIGHT},
     {"noise": "batch_bridgeout", "rate": 0.15, "q": 1.0, "target_unit": "filter"},
     # Universally slimmable networks (arXiv 1903.05134): ordered widths.
     {**NESTED, "clean_share": 0.5, **BOTH, "distill": 1.0, "criterion": "index", **LIGHT},
