@@ -75,6 +75,11 @@ METHODS = (
     {"noise": "none", "width": 0.7, **LIGHT},
     {"noise": "none", "width": 0.5, **LIGHT},
     {"noise": "none", "width": 0.3, **LIGHT},
+    # A ramp up was worth a point at 50 and 70 %: longer ones, and more weight decay.
+    {**NESTED, "clean_share": 0.6, "ramp_up": 0.8, **LIGHT},
+    {**NESTED, "clean_share": 0.5, "ramp_up": 1.0, **LIGHT},
+    {**NESTED, "clean_share": 0.6, "ramp_up": 0.8, "weight_decay": 1.5e-3},
+    {**NESTED, "clean_share": 0.6, "ramp_up": 0.8, **LIGHT, "epochs": 2 * EPOCHS},
 )
 
 
