@@ -209,8 +209,10 @@ def _losses_of_run(curve: pd.DataFrame) -> np.ndarray:
 
 def _cell(curve: pd.DataFrame, name: str, sparsity: float) -> Any:
     """Of one curve of one run; NaN if there is none."""
-    rows = rows_of(where(curve, sparsity=sparsity))
-    return rows[0].get(name, np.nan) if rows else np.nan
+    if name not in curve:
+        return np.nan
+    (places,) = np.nonzero(curve["sparsity"].to_numpy() == sparsity)
+    return curve[name].iloc[places[0]] if len(places) else np.nan
 
 
 def summary(points: pd.DataFrame) -> pd.DataFrame:

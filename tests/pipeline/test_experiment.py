@@ -99,7 +99,7 @@ def finished(tmp_path_factory):
 def test_each_program_is_traced_once(finished):
     # The splits validation and test have batches of different sizes.
     traces = dict(finished.traces)
-    # One program prunes to every sparsity, and serves all runs of a process: an earlier one may have
+    # One program prunes to every sparsity, and for all runs of a process: an earlier one may have
     # traced it.
     assert traces.pop("masks") <= 1
     assert traces == {"train_step": 1, "batch_sums": 2}

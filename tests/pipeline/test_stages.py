@@ -1,6 +1,7 @@
 """Pruning and training in turn: what is removed stays removed, and what is left is trained."""
 
 import itertools
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -8,8 +9,7 @@ import pytest
 
 from bbo import files, trees
 from bbo.pipeline import stages as iterating
-from bbo.pipeline.experiment import run_experiment
-from bbo.pipeline.run import set_up
+from bbo.pipeline.experiment import Result, run_experiment
 from bbo.pruning import schedules
 from bbo.settings.config import ExperimentConfig, override
 from bbo.types import Preempted, UsageError
@@ -44,17 +44,31 @@ def test_one_iteration_removes_all():
     assert schedules.removed_after(0.9, 1) == [0.9]
 
 
+class Watched(NamedTuple):
+    """What a run gave, and what it did."""
+
+    result: Result
+    stages: list
+    """What was pruned and measured: sparsities and networks."""
+    asked: list[int]
+    """The counts of work with which it asked whether to stop."""
+
+
 def watched(config, folder):
-    """The result of a run, and what was pruned and measured: sparsities and networks."""
-    seen, prune = [], iterating.prune_network
+    seen, asked, prune = [], [], iterating.prune_network
 
     def spy(run, network, folder, poll):
         seen.append((run.config.pruning.sparsities, jax.tree.map(np.asarray, network.variables)))
         return prune(run, network, folder, poll)
 
+    def go_on(count):
+        asked.append(count)
+        return False
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(iterating, "prune_network", spy)
-        return run_experiment(config, folder), seen
+        result = run_experiment(config, folder, go_on)
+    return Watched(result, seen, asked)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +86,7 @@ def zeros(variables):
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"scope": "global", "criterion": "random"}])
 def test_what_is_removed_stays_removed_and_the_rest_is_trained(changes, whole, tmp_path):
-    result, stages = watched(override(SMALL, **changes), tmp_path) if changes else whole
+    result, stages, _ = watched(override(SMALL, **changes), tmp_path) if changes else whole
     assert [sparsities for sparsities, _ in stages] == [(0.0,), (0.6562,), (0.75,)]
     (_, dense), (_, first), (_, second) = stages
     for before, after in ((dense, first), (first, second)):
@@ -91,8 +105,7 @@ def test_what_is_removed_stays_removed_and_the_rest_is_trained(changes, whole, t
 
 @pytest.mark.slow
 def test_an_iteration_is_recorded_beside_the_others(whole):
-    result, _ = whole
-    root = result.workdir
+    result, root = whole.result, whole.result.workdir
     for folder in (root, root / "iteration_1", root / "iteration_2"):
         assert [line["epoch"] for line in files.read_lines(folder / "metrics.jsonl")] == [1, 2]
         assert not (folder / "curve.jsonl").exists()
@@ -134,21 +147,13 @@ def test_a_run_stopped_in_an_iteration_goes_on_to_the_same_result(whole, tmp_pat
             run_experiment(SMALL, tmp_path, lambda _, c=calls, n=limit: next(c) == n)
         trained = [path.parent.name for path in tmp_path.rglob("metrics.jsonl")]
         assert len(trained) == 1 + number  # in the whole network, then in each iteration
-    assert run_experiment(SMALL, tmp_path).curve.equals(whole[0].curve)
+    assert run_experiment(SMALL, tmp_path).curve.equals(whole.result.curve)
 
 
 @pytest.mark.slow
-def test_counts_of_work_never_fall(tmp_path):
-    asked = []
-
-    def note(count):
-        asked.append(count)
-        return False
-
-    run = set_up(override(SMALL, epochs=1, retrain_epochs=1))
-    stages = iterating.train_and_prune(run, tmp_path, note)
-    assert len(stages) == 3 and len(asked) > 15
-    assert asked == sorted(asked)
+def test_counts_of_work_never_fall(whole):
+    assert len(whole.stages) == 3 and len(whole.asked) > 30
+    assert whole.asked == sorted(whole.asked)
 
 
 @pytest.mark.parametrize(

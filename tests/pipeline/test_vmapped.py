@@ -21,6 +21,7 @@ from experiments.report.finished_runs import find_runs
 
 SMALL = override(
     ExperimentConfig(),
+    noise="dropout",  # batch_bridgeout is looked at step by step
     epochs=3,
     batch_size=256,
     width=0.25,
@@ -38,9 +39,8 @@ def records(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("noise", ["batch_bridgeout", "dropout"])
-def test_each_member_takes_its_own_steps(noise):
-    configs = [override(config, noise=noise, batch_size=64) for config in ALIKE]
+def test_each_member_takes_its_own_steps():
+    configs = [override(config, noise="batch_bridgeout", batch_size=64) for config in ALIKE]
     made = [set_up(configs[0])]
     made += [set_up(config, like=made[0]) for config in configs[1:]]
     alone = []
@@ -87,7 +87,7 @@ def test_each_member_leaves_the_record_of_a_run_of_its_own(together, tmp_path):
 def test_members_that_were_stopped_go_on_together_or_alone(together, tmp_path):
     stopped = [tmp_path / str(index) for index in range(2)]
     # An epoch is five steps, a batch of validation for each member, and its end.
-    for stop in (3, 8, 12):
+    for stop in (3, 8):
         with pytest.raises(Preempted):
             run_members(ALIKE[:2], stopped, lambda count: count == stop)  # noqa: B023
     run_members(ALIKE[:2], stopped)

@@ -7,12 +7,24 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from networks import build, draw
+from flax import linen as nn
+from networks import draw
 
 from bbo import noise
 from bbo.training.step import Clean, Recipe, TrainState, noisy_forward, train_step
 
-MODEL = build("small_cnn", width=0.125)
+
+class Network(nn.Module):
+    """One convolution: the steps are what is looked at."""
+
+    @nn.compact
+    def __call__(self, x, *, train=False, noise=None):
+        x = nn.Conv(4, (3, 3), use_bias=False, name="conv1")(x)
+        x = nn.relu(nn.BatchNorm(not train, name="conv1_norm")(x))
+        return nn.Dense(10, name="head")(x.mean((1, 2)))
+
+
+MODEL = Network()
 VARIABLES = draw(MODEL, "small_cnn")
 NOISE = noise.dropconnect(rate=0.5)
 SGD = optax.sgd(1.0)

@@ -25,12 +25,11 @@ def three_losses(config):
     return run, losses
 
 
-@pytest.mark.parametrize("noise", ["batch_bridgeout", "dropout"])
-def test_a_run_draws_from_it_and_repeats_itself(noise):
-    run, losses = three_losses(override(SMALL, noise=noise))
+def test_a_run_draws_from_it_and_repeats_itself():
+    run, losses = three_losses(SMALL)
     assert {jax.random.key_impl(rng) for rng in run.rngs.values()} == {"rbg"}
-    assert losses == three_losses(override(SMALL, noise=noise))[1]
-    assert losses != three_losses(override(SMALL, noise=noise, generator="threefry"))[1]
+    assert losses == three_losses(SMALL)[1]
+    assert losses != three_losses(override(SMALL, generator="threefry"))[1]
     assert np.isfinite(losses).all()
 
 
