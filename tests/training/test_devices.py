@@ -105,7 +105,8 @@ def main(_):
             os.kill(os.getpid(), signal.SIGTERM)
         if what == "told early":
             time.sleep(3)  # jax looks about once a second
-        stop = {"stop at 33": lambda n: n == 33}.get(what, should_stop)
+        last = what.removeprefix("stop at ")
+        stop = should_stop if last == what else lambda count: count == int(last)
         pipeline.run_experiment(config, workdir, stop)
 
 from absl import flags
@@ -136,9 +137,10 @@ def test_a_preempted_run_goes_on_with_another_number_of_processes(tmp_path):
     assert statuses == [75, 75], outputs
     assert "going on after 1 epochs and 11 of 20 steps" in outputs[0]
     assert [record["epoch"] for record in records(moved)] == [1]
-    statuses, outputs = run(moved, "stop at 33", count=2)
+    statuses, outputs = run(moved, "stop at 48", count=2)
     assert statuses == [75, 75], outputs
-    assert len(records(moved)) == 3 and not workdirs.is_finished(moved)
+    assert [record["epoch"] for record in records(moved)] == [1, 2]
+    assert not workdirs.is_finished(moved)
     statuses, outputs = run(moved, count=1)
     assert statuses == [0], outputs
 
