@@ -65,18 +65,21 @@ def records_at(folder: pathlib.Path, name: str, wanted: Collection[str]) -> list
 def write_study(folder: pathlib.Path, records: Sequence[Record]) -> list[pathlib.Path]:
     """Writes the tables of a study, each whole or not at all, and gives their paths.
 
-    A study that is there may be written again, with more runs too, but none of its runs is lost.
+    A study that is there keeps its runs, and gets those that it does not hold behind them.
 
     Raises:
-      UsageError: two runs have one name, or the folder holds a run, a sweep or others' study.
+      UsageError: two runs have one name, or the folder holds another run of a name, or is that of
+        a run or a sweep.
       OSError: the folder cannot be written.
     """
-    lines = {record.line["name"]: json.dumps(record.line) for record in records}
-    if len(lines) < len(records):
+    found = {record.line["name"]: record for record in records}
+    if len(found) < len(records):
         raise UsageError("several runs have one name; give the one folder that all of them are in")
-    for held in _study_records(folder) if is_study(folder) else ():
-        if lines.get(name := held.line["name"]) != json.dumps(held.line):
+    held = {one.line["name"]: one for one in _study_records(folder)} if is_study(folder) else {}
+    for name in held.keys() & found.keys():
+        if json.dumps(held[name].line) != json.dumps(found[name].line):
             raise UsageError(f"archive {folder} holds another run {name}; name another folder")
+    records = [*held.values(), *(found[name] for name in found if name not in held)]
     if not is_study(folder) and any((folder / file).exists() for file in (RUNS, "config.json")):
         raise UsageError(f"archive {folder} is the folder of a sweep or a run; name another")
     folder.mkdir(parents=True, exist_ok=True)
@@ -85,7 +88,8 @@ def write_study(folder: pathlib.Path, records: Sequence[Record]) -> list[pathlib
         EPOCHS: [{"run": run.line["name"], **row} for run in records for row in run.epochs],
     }
     tables = {folder / file: _csv_text(rows) for file, rows in rows_of.items() if rows}
-    tables[folder / RUNS] = "".join(f"{line}\n" for line in lines.values())  # last: now a study
+    lines = [json.dumps(record.line) + "\n" for record in records]
+    tables[folder / RUNS] = "".join(lines)  # last: now a study
     for path, text in tables.items():
         write_text(path, text)
     return list(tables)

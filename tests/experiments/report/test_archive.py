@@ -134,9 +134,13 @@ def test_a_study_grows_and_loses_nothing(folders, tmp_path, capsys):
     make_run(runs / "3", seed=3)
     assert run_program(runs, f"--archive={kept}") == 0
     grown = bytes_of(kept)
-    assert [run.name for run in archive.read_study(kept)][-1] == "runs/deeper/2"
+    assert [run.name for run in archive.read_study(kept)][-2:] == ["runs/deeper/2", "runs/3"]
+    shutil.rmtree(runs / "3")  # on another machine
+    assert run_program(runs, f"--archive={kept}") == 0
+    assert bytes_of(kept) == grown
     capsys.readouterr()
     shutil.rmtree(runs / "0")
+    make_run(runs / "0", seed=8)
     sweep = tmp_path / "sweep"
     sweep.mkdir()
     (sweep / "runs.jsonl").write_text("{}\n")
