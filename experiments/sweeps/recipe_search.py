@@ -83,8 +83,13 @@ METHODS = (
 )
 
 
+def common():
+    """Flags of all runs."""
+    data_dir = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
+    return {**COMMON, "data_dir": data_dir, "epochs": EPOCHS}
+
+
 def runs():
     """Flags of each run."""
-    data_dir = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
     for method in METHODS:
-        yield {**COMMON, "data_dir": data_dir, "epochs": EPOCHS, "seed": 100, **method}
+        yield {**common(), "seed": 100, **method}
