@@ -84,8 +84,9 @@ def test_what_it_leaves(finished, tmp_path, capsys):
 def test_by_time_and_with_filters_that_stay(tmp_path, capsys):
     finished, out = run_of(tmp_path / "run", epochs=1), tmp_path / "small"
     options = ("--latency=0.8", "--latency_batch_size=32", "--prune_on=conv[234]")
+    fine_tuned = ("--fine_tune_epochs=1", "--iterations=2")
     measured = ("--seconds=0.2", "--batch_sizes=32", "--format=onnx")
-    argv = (f"--workdir={finished}", f"--out={out}", *options, *measured)
+    argv = (f"--workdir={finished}", f"--out={out}", *options, *fine_tuned, *measured)
     assert run_program(*argv) == 0
     printed = capsys.readouterr().out
     summary = json.loads((out / "summary.json").read_text())
