@@ -68,8 +68,8 @@ def write_study(folder: pathlib.Path, records: Sequence[Record]) -> list[pathlib
     A study that is there keeps its runs, and gets those that it does not hold behind them.
 
     Raises:
-      UsageError: two runs have one name, or the folder holds another run of a name, or is that of
-        a run or a sweep.
+      UsageError: two runs have one name, the study holds another run of the same name, or the
+        folder is that of a run or a sweep.
       OSError: the folder cannot be written.
     """
     found = {record.line["name"]: record for record in records}
@@ -78,7 +78,10 @@ def write_study(folder: pathlib.Path, records: Sequence[Record]) -> list[pathlib
     held = {one.line["name"]: one for one in _study_records(folder)} if is_study(folder) else {}
     for name in held.keys() & found.keys():
         if json.dumps(held[name].line) != json.dumps(found[name].line):
-            raise UsageError(f"archive {folder} holds another run {name}; name another folder")
+            raise UsageError(
+                f"archive {folder} holds another run {name}; name another folder for the archive, "
+                "or call that of these runs otherwise"
+            )
     records = [*held.values(), *(found[name] for name in found if name not in held)]
     if not is_study(folder) and any((folder / file).exists() for file in (RUNS, "config.json")):
         raise UsageError(f"archive {folder} is the folder of a sweep or a run; name another")

@@ -211,8 +211,8 @@ def _cell(curve: pd.DataFrame, name: str, sparsity: float) -> Any:
     """Of one curve of one run; NaN if there is none."""
     if name not in curve:
         return np.nan
-    (places,) = np.nonzero(curve["sparsity"].to_numpy() == sparsity)
-    return curve[name].iloc[places[0]] if len(places) else np.nan
+    found = curve[name].to_numpy()[curve["sparsity"].to_numpy() == sparsity]
+    return found[0] if len(found) else np.nan
 
 
 def summary(points: pd.DataFrame) -> pd.DataFrame:

@@ -75,7 +75,8 @@ METHODS = (
     {"noise": "none", "width": 0.7, **LIGHT},
     {"noise": "none", "width": 0.5, **LIGHT},
     {"noise": "none", "width": 0.3, **LIGHT},
-    # A ramp up was worth a point at 50 and 70 %: longer ones, and more weight decay.
+    # On validation images a ramp up lost 0.8 points at 50 % and gained 1.2 at 70 % of the filters
+    # removed: longer ones with more clean steps, and more weight decay.
     {**NESTED, "clean_share": 0.6, "ramp_up": 0.8, **LIGHT},
     {**NESTED, "clean_share": 0.5, "ramp_up": 1.0, **LIGHT},
     {**NESTED, "clean_share": 0.6, "ramp_up": 0.8, "weight_decay": 1.5e-3},
@@ -83,13 +84,8 @@ METHODS = (
 )
 
 
-def common():
-    """Flags of all runs."""
-    data_dir = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
-    return {**COMMON, "data_dir": data_dir, "epochs": EPOCHS}
-
-
 def runs():
     """Flags of each run."""
+    data_dir = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
     for method in METHODS:
-        yield {**common(), "seed": 100, **method}
+        yield {**COMMON, "data_dir": data_dir, "epochs": EPOCHS, "seed": 100, **method}

@@ -27,7 +27,6 @@ SHIPPED = {
     "cifar10_tuning": 48,
     "cifar10_study": 24,
     "recipe_search": 29,
-    "recipe_study": 36,
     "published": 54,
     "clean": 54,
 }

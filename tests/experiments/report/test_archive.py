@@ -145,7 +145,11 @@ def test_a_study_grows_and_loses_nothing(folders, tmp_path, capsys):
     sweep.mkdir()
     (sweep / "runs.jsonl").write_text("{}\n")
     for folder, why in [
-        (kept, f"archive {kept} holds another run runs/0; name another folder"),
+        (
+            kept,
+            f"archive {kept} holds another run runs/0; name another folder for the archive, "
+            "or call that of these runs otherwise",
+        ),
         (sweep, f"archive {sweep} is the folder of a sweep or a run; name another"),
     ]:
         assert run_program(runs, f"--archive={folder}") == 2
