@@ -40,6 +40,7 @@ ARGUMENTS = {
     "noise_on": "on",
     "activation_target_fraction": "target_fraction",
     "shakeout_c": "c",
+    "removed_shares": "shares",
 }
 """Settings that the makers call otherwise."""
 
@@ -57,7 +58,8 @@ def create_regulariser(
       config: its settings.
       rate: in place of theirs; may be traced.
       strength: factor in [0, 1] on the rate, or on the largest share that is dropped; may be
-        traced. See ``schedule.strength_schedule``.
+        traced. See ``schedule.strength_schedule``. No effect on ``removed_shares``: it is the
+        share of the steps that have noise then, see ``schedule.draw_removed``.
       prune: for nested_dropping, ``(params, share) -> params`` as it is pruned.
     """
     names = REGULARISERS[config.noise]

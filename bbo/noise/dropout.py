@@ -1,6 +1,6 @@
 """Noise in proportion to what it falls on: Dropout and its relatives, targeted and nested."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import jax
@@ -67,7 +67,9 @@ def targeted_dropout(
     return Regulariser(weights=lambda rng, params: perturb_selected(rng, params, on, transform))
 
 
-def nested_dropping(*, target_fraction: float | Array, prune: Prune) -> Regulariser:
+def nested_dropping(
+    *, target_fraction: float | Array, prune: Prune, shares: Sequence[float] = ()
+) -> Regulariser:
     """The network as it is pruned, by another share at each step, even on [0, target_fraction).
 
     One share for all layers: what is left at a large share is left at every smaller one, so that a
@@ -78,13 +80,21 @@ def nested_dropping(*, target_fraction: float | Array, prune: Prune) -> Regulari
       target_fraction: the largest share, in (0, 1].
       prune: ``(params, share) -> params``, for instance of ``pruning.prune``. Its order may be of
         the weights, or fixed (ordered widths).
+      shares: one of these is drawn instead, each as often.
 
     References: ours. Nested dropout (Rippel et al. 2014, arXiv 1402.0915) and slimmable networks
     (Yu and Huang 2019, arXiv 1903.05134) drop the last units in a fixed order.
     """
     if not isinstance(target_fraction, jax.Array):
         require(0 < target_fraction <= 1, "target_fraction", target_fraction, "in (0, 1]")
-    return Regulariser(weights=lambda rng, params: prune(params, draw_share(rng, target_fraction)))
+
+    def noisy(rng: Rng, params: Params) -> Params:
+        drawn = draw_share(rng, 1.0 if shares else target_fraction)
+        if shares:
+            drawn = jnp.asarray(shares, jnp.float32)[(drawn * len(shares)).astype(jnp.int32)]
+        return prune(params, drawn)
+
+    return Regulariser(weights=noisy)
 
 
 def drop(x: Array, xi: Array) -> Array:

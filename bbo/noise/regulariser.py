@@ -30,7 +30,7 @@ from bbo.types import Array, Params, PyTree, Rng, require, require_one_of
 
 
 class Regulariser(NamedTuple):
-    """A pair of pure functions, either of which may be None (no noise there)."""
+    """Pure functions, any of which may be None (no noise there)."""
 
     weights: Callable[[Rng, Params], Params] | None = None
     """``(rng, params) -> noisy params``."""
@@ -40,6 +40,10 @@ class Regulariser(NamedTuple):
 
     per_example: bool = False
     """Whether ``weights`` is to be drawn anew for each example instead of once per step."""
+
+    network: Callable[[PyTree, Array], Array] | None = None
+    """``(variables, images) -> logits`` in training mode, of a network of another size that is
+    trained in place of the whole one. Running statistics stay as they are."""
 
 
 def spatial_kernels(name: str, leaf: Any) -> bool:

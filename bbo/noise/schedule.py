@@ -1,9 +1,13 @@
-"""The strength of the noise over a training."""
+"""The strength of the noise over a training, and which steps remove filters."""
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from bbo.noise.regulariser import draw_share
 from bbo.settings.noise_section import NoiseConfig
+from bbo.types import Rng
 
 
 def strength_schedule(config: NoiseConfig, steps: int) -> optax.Schedule | None:
@@ -28,3 +32,38 @@ def strength_schedule(config: NoiseConfig, steps: int) -> optax.Schedule | None:
         parts, borders = [*parts, optax.linear_schedule(1.0, 0.0, down)], [*borders, steps - down]
     joined = optax.join_schedules(parts, borders)
     return lambda step: joined(jnp.asarray(step, jnp.float32))
+
+
+def draw_removed(config: NoiseConfig, rng: Rng, steps: int) -> np.ndarray:
+    """Which of ``removed_shares`` each step removes, counted from 1; 0 is the whole network.
+
+    Known on the host before training, since networks of other sizes are other programs. The shares
+    are equally likely. The whole network alone has ``clean_share`` of the steps, or none where each
+    step learns from it anyway, and more while the strength of the noise is below 1.
+
+    Args:
+      config: the settings of the noise.
+      rng: of the noise; step i draws from ``fold_in(rng, i)``.
+      steps: of the whole training.
+
+    Returns:
+      int [steps].
+
+    >>> config = NoiseConfig(noise="nested_dropping", removed_shares=(0.5, 0.75), clean_share=0.5)
+    >>> np.bincount(draw_removed(config, jax.random.key(0), 1000)).tolist()
+    [497, 256, 247]
+    """
+    if not config.removes:
+        return np.zeros(steps, int)
+    strength = strength_schedule(config, steps) or (lambda _: jnp.ones(()))
+    noisy = 1.0 if config.clean_in == "each_step" else 1.0 - config.clean_share
+
+    @jax.jit
+    @jax.vmap
+    def draw(step: jax.Array) -> jax.Array:
+        chance = noisy * strength(step)
+        place = draw_share(jax.random.fold_in(rng, step), 1.0)
+        which = 1 + (place / chance * len(config.removed_shares)).astype(jnp.int32)
+        return jnp.where(place < chance, jnp.minimum(which, len(config.removed_shares)), 0)
+
+    return np.asarray(draw(jnp.arange(steps)))

@@ -15,9 +15,9 @@ from bbo import pruning
 from bbo.data.augmentation import augment, normalize
 from bbo.models.create import create_model
 from bbo.noise.configured import create_regulariser
-from bbo.noise.regulariser import Regulariser
+from bbo.noise.regulariser import Regulariser, none
 from bbo.noise.schedule import strength_schedule
-from bbo.pipeline.prunable import pruned_at
+from bbo.pipeline.prunable import pruned_at, removed_at
 from bbo.settings.config import ExperimentConfig
 from bbo.training import devices
 from bbo.training.devices import AXIS, parallelise
@@ -44,6 +44,8 @@ class Programs(NamedTuple):
     """The network, as it is evaluated."""
     train: Callable[[TrainState, Images, PyTree], tuple[TrainState, dict[str, Array]]]
     """With ``steps_per_call`` above 1, of batches and to metrics with a first axis more."""
+    removing: tuple[Callable[[TrainState, Images, PyTree], tuple[TrainState, dict]], ...]
+    """The steps of each of ``removed_shares``; ``train`` is then that of the whole network."""
     evaluate: Callable[[PyTree, Images, PyTree], dict[str, Array]]
     moments: Callable[[PyTree, Images, PyTree], PyTree]
     """BatchNorm statistics of one augmented batch, without noise."""
@@ -81,9 +83,11 @@ def create_programs(
     if config.train.parallel == "pmap" and mesh.is_multi_process:
         raise UsageError("pmap works within one process; use parallel=jit over several")
     everywhere = NamedSharding(mesh, PartitionSpec())
+    train, *removing = create_train(config, optimizer, mesh, steps=steps, kept=kept)
     return Programs(
         model=model,
-        train=create_train(config, optimizer, mesh, steps=steps, kept=kept),
+        train=train,
+        removing=tuple(removing),
         **{
             name: jax.jit(
                 program,
@@ -140,21 +144,29 @@ def create_train(
     *,
     steps: int,
     kept: Mapping[str, int] | None = None,
-) -> Callable[[TrainState, Images, PyTree], tuple[TrainState, dict[str, Array]]]:
-    """The training step, compiled at its first call; it alone depends on the noise."""
+) -> list[Callable[[TrainState, Images, PyTree], tuple[TrainState, dict[str, Array]]]]:
+    """The training step, compiled at its first call; it alone depends on the noise.
+
+    Behind it those of each of ``removed_shares``.
+    """
     per_example = create_regulariser(config.noise).per_example
     in_shards = config.train.parallel == "jit" and mesh.size > 1 and per_example
     mapped = in_shards or config.train.parallel == "pmap"
-    step = _train_step(config, optimizer, steps=steps, mapped=mapped, kept=kept)
-    if in_shards:
-        # A convolution with other weights for each example: left alone, XLA gathers all images.
-        step = devices.in_shards(step, mesh)
-    return parallelise(
-        in_one_call(step, config.train.steps_per_call),
-        parallel=config.train.parallel,
-        mesh=mesh,
-        options=_compiler_options(config),
-    )
+
+    def compiled(step: Callable) -> Callable:
+        if in_shards:
+            # A convolution with other weights for each example: left alone, XLA gathers all images.
+            step = devices.in_shards(step, mesh)
+        return parallelise(
+            in_one_call(step, config.train.steps_per_call),
+            parallel=config.train.parallel,
+            mesh=mesh,
+            options=_compiler_options(config),
+        )
+
+    how = {"steps": steps, "mapped": mapped, "kept": kept}
+    removed = (0.0, *config.noise.removed_shares) if config.noise.removes else (None,)
+    return [compiled(_train_step(config, optimizer, removed=share, **how)) for share in removed]
 
 
 def create_members_step(
@@ -187,12 +199,24 @@ def _train_step(
     rate: Array | None = None,
     mapped: bool = False,
     kept: Mapping[str, int] | None = None,
+    removed: float | None = None,
 ) -> Callable:
-    """One step; ``mapped``: as a device takes it that sees its own rows of the batch alone."""
+    """One step.
+
+    ``mapped``: as a device takes it that sees its own rows of the batch alone. ``removed``: a step
+    without this share of the filters, 0 for the whole network; None: see ``removed_shares``.
+    """
     noise, strength = config.noise, strength_schedule(config.noise, steps)
-    prune = pruned_at(config, model_of(config, kept=kept))
+    model = model_of(config, kept=kept)
+    prune = pruned_at(config, model)
 
     def regulariser_at(step: Array) -> Regulariser:
+        if removed is not None:
+            return (
+                Regulariser(network=removed_at(config, model, removed, build))
+                if removed
+                else none()
+            )
         factor = strength(step) if strength else 1.0
         return create_regulariser(noise, rate, strength=factor, prune=prune)
 
@@ -202,13 +226,18 @@ def _train_step(
         distill=noise.distill,
         ascent=noise.ascent,
     )
+    if removed == 0 or noise.noise == "none":
+        clean = Clean()
+    elif removed and not clean.each_step:
+        clean = clean._replace(share=0.0)  # it has steps of its own
     axes = batch_axes(create_regulariser(noise), mapped=mapped)
+    build = functools.partial(model_of, config, axis_name=axes)
     recipe = functools.partial(
         Recipe,
-        model=model_of(config, axis_name=axes, kept=kept),
+        model=build(kept=kept),
         optimizer=optimizer,
         label_smoothing=config.optimizer.label_smoothing,
-        clean=clean if noise.noise != "none" else Clean(),
+        clean=clean,
         average_decay=config.optimizer.average_decay,
         mapped_axis=AXIS if mapped else None,
     )

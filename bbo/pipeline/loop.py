@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from bbo.noise.schedule import draw_removed
 from bbo.pipeline.epoch_log import WriteEpoch, recorder, tell
 from bbo.pipeline.progress import Metrics, Progress, beginning, pack, trained_copy, unpack
 from bbo.pipeline.run import Run, Trained, accuracy_on, training_batches, variables_of
@@ -72,9 +73,13 @@ def train_network(
         own = {"state": now.state, "collected": now.collected, "seconds": now.seconds}
         return [now.members[0]._replace(**own)]
 
+    config, programs = run.config, (run.programs.train, *run.programs.removing)
+    noise_rng = jax.random.split(run.rngs["train"])[1]
+    steps = config.train.epochs * run.steps_per_epoch
+    removed = draw_removed(config.noise, noise_rng, steps).reshape(config.train.epochs, -1)
     alone = Steps(
-        batches=lambda epoch: training_batches(run, epoch),
-        step=lambda state, batch: run.programs.train(state, run.images["train"], batch),
+        batches=lambda epoch: zip(training_batches(run, epoch), removed[epoch - 1], strict=False),
+        step=lambda state, call: programs[call[1]](state, run.images["train"], call[0]),
         join=lambda found: Together(found[0].state, [*found], found[0].collected, found[0].seconds),
         part=part,
     )

@@ -1,17 +1,22 @@
 """Which parameters of a configured network are perturbed and pruned."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from bbo import pruning, trees
 from bbo.compaction.channels import Channels, find_channels
+from bbo.models.create import kept_channels
 from bbo.noise.configured import create_regulariser
 from bbo.noise.dropout import Prune
 from bbo.pruning.groups import groups_of, tie_scores
+from bbo.pruning.narrowing import narrow
+from bbo.pruning.pruner import Pruner
 from bbo.settings.catalog import MODELS, parse_model
 from bbo.settings.config import ExperimentConfig
-from bbo.types import Array, Params, UsageError
+from bbo.types import Array, Params, PyTree, UsageError
 
 
 def prunable(config: ExperimentConfig, granularity: str) -> trees.Selector:
@@ -34,25 +39,61 @@ def pruned_at(config: ExperimentConfig, model: nn.Module) -> Prune:
     Of nested dropping: what is dropped in training is what is removed later, whole channel groups
     if the scope is that. Compiled with what uses it; nothing is traced before.
     """
-    pruned = config.pruning
 
-    def prune(params: Params, share: Array) -> Params:
-        held = jax.lax.stop_gradient(params)
-        scored = pruning.scores(
-            held,
-            criterion=pruned.criterion,
-            granularity="filter",
-            on=prunable(config, "filter"),
-        )
-        groups = None
-        if pruned.scope == "group":
-            groups = groups_of(_channels(config, model).groups, "params")
-            scored = tie_scores(scored, groups, criterion=pruned.criterion)
-        how = {"scope": pruned.scope, "meaning": pruned.meaning, "groups": groups}
-        masks = pruning.prepare(held, criterion=scored, **how).masks(share)
-        return pruning.apply_masks(params, masks)
+    def prune(params: Params, share: float | Array) -> Params:
+        return pruning.apply_masks(params, _pruner(config, model, params).masks(share))
 
     return prune
+
+
+def removed_at(
+    config: ExperimentConfig, model: nn.Module, share: float, build: Callable[..., nn.Module]
+) -> Callable[[PyTree, Array], Array]:
+    """``(variables, images) -> logits`` in training mode of what ``pruned_at`` leaves, made narrow.
+
+    The same function, as far as whole channels go: see ``narrowing.narrow``.
+
+    Args:
+      config: of the run.
+      model: its network.
+      share: of the filters, in (0, 1).
+      build: ``build(kept=...)`` is a network of so many channels, see ``create.kept_channels``.
+    """
+
+    def forward(variables: PyTree, images: Array) -> Array:
+        pruner = _pruner(config, model, variables["params"])
+        pruned = variables | {
+            "params": pruning.apply_masks(variables["params"], pruner.masks(share))
+        }
+        counts = pruning.drop_counts(pruner.scores, share, scope=pruner.scope)
+        small = narrow(
+            pruned,
+            _channels(config, model).groups,
+            {f"params/{name}": rank for name, rank in pruner.ranks.items()},
+            {f"params/{name}": count for name, count in counts.items()},
+            tied=pruner.scope == "group",
+        )
+        network = build(kept=kept_channels(small["params"]))
+        return network.apply(small, images, train=True, mutable=["batch_stats"])[0]
+
+    return forward
+
+
+def _pruner(config: ExperimentConfig, model: nn.Module, params: Params) -> Pruner:
+    """Of filters, by the settings; no derivative goes through the order."""
+    pruned, held = config.pruning, jax.lax.stop_gradient(params)
+    scored = pruning.scores(
+        held,
+        criterion=pruned.criterion,
+        granularity="filter",
+        on=prunable(config, "filter"),
+    )
+    groups = None
+    if pruned.scope == "group":
+        groups = groups_of(_channels(config, model).groups, "params")
+        scored = tie_scores(scored, groups, criterion=pruned.criterion)
+    how = {"scope": pruned.scope, "meaning": pruned.meaning, "groups": groups}
+    return pruning.prepare(held, criterion=scored, **how)
 
 
 def _channels(config: ExperimentConfig, model: nn.Module) -> Channels:

@@ -105,8 +105,8 @@ def set_up(
         holding=config.iterations.prune_iterations > 1,
     )
     if like:
-        train = create_train(config, optimizer, mesh, steps=steps)
-        programs = like.programs._replace(train=train)
+        train, *removing = create_train(config, optimizer, mesh, steps=steps)
+        programs = like.programs._replace(train=train, removing=tuple(removing))
     else:
         programs = create_programs(config, optimizer, mesh, steps=steps, kept=kept)
     streams = ("initial", "order", "train", "recovery", "scores", "recovery_order")

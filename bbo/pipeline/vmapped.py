@@ -23,13 +23,18 @@ def check_alike(configs: Sequence[ExperimentConfig]) -> None:
     """Checks that runs can be trained as one program.
 
     Raises:
-      UsageError: they differ in more than seed and rate, use pmap or rbg, or this is one process
-        of many.
+      UsageError: they differ in more than seed and rate, use pmap, rbg or removed_shares, or this
+        is one process of many.
     """
     if jax.process_count() > 1:
         raise UsageError("several seeds in one program work within one process")
     if any(config.train.parallel == "pmap" for config in configs):
         raise UsageError("several seeds in one program need parallel=jit")
+    if any(config.noise.removes for config in configs):
+        raise UsageError(
+            "several seeds in one program train networks of one size; they cannot have "
+            "removed_shares"
+        )
     if any(config.train.generator == "rbg" for config in configs):
         raise UsageError(
             "several seeds in one program need generator=threefry: of rbg each would have other "

@@ -60,8 +60,8 @@ def tie_scores(
     power = 2 if criterion == "l2" else 1
     tied = {}
     for group in groups:
-        kernels = _kernels(group, scored)
-        if group.fixed or not kernels or _others(group, scored):
+        kernels = kernels_of(group, scored)
+        if group.fixed or not kernels or unscored(group, scored):
             continue
         total = sum(scored[name][positions] ** power for name, positions in kernels.items())
         for name, positions in kernels.items():
@@ -72,7 +72,7 @@ def tie_scores(
     return {name: tied[name] for name in scored if name in tied}
 
 
-def _kernels(group: Group, scored: Mapping[str, Array]) -> dict[str, np.ndarray]:
+def kernels_of(group: Group, scored: Mapping[str, Array]) -> dict[str, np.ndarray]:
     """The kernels that put the channels out, and at which of their filters."""
     return {
         name: positions[:, 0]
@@ -81,7 +81,7 @@ def _kernels(group: Group, scored: Mapping[str, Array]) -> dict[str, np.ndarray]
     }
 
 
-def _others(group: Group, scored: Mapping[str, Array]) -> list[str]:
+def unscored(group: Group, scored: Mapping[str, Array]) -> list[str]:
     """Arrays of several axes that put the channels out and were not scored."""
     return [name for name, axis in group.writers if axis > 0 and name not in scored]
 

@@ -58,7 +58,7 @@ REGULARISERS: dict[str, tuple[str, ...]] = {
     "dropout": ("rate", *_MAPS),
     "sparseout": ("rate", "q", *_MAPS),
     "targeted_dropout": ("rate", *_TARGETED),
-    "nested_dropping": ("target_fraction",),
+    "nested_dropping": ("target_fraction", "removed_shares"),
     "shakeout": ("rate", "shakeout_c", *_WEIGHTS),
 }
 """The settings of noise that have an effect, by regulariser. Made by ``noise.configured``."""

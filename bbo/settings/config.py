@@ -52,12 +52,7 @@ class ExperimentConfig:
                 f"criterion {self.pruning.criterion!r} scores whole {' and '.join(scored)}s; "
                 f"set granularity to {','.join(scored)!r}"
             )
-        if self.noise.noise == "nested_dropping" and self.pruning.criterion in ("taylor", "random"):
-            raise UsageError(
-                "nested_dropping drops what is pruned first at each step, for which criterion "
-                f"{self.pruning.criterion!r} is no order; take l2, l1, norm_scale or "
-                "geometric_median"
-            )
+        self._check_dropping()
         if self.pruning.scope == "group" and self.pruning.granularity != ("filter",):
             raise UsageError("scope 'group' prunes whole filters; set granularity to 'filter'")
         if self.pruning.scope == "group" and self.pruning.meaning != "clean":
@@ -72,6 +67,29 @@ class ExperimentConfig:
             raise UsageError(
                 f"recovery {' and '.join(layerwise)} mends what was not trained since it "
                 "was pruned; with prune_iterations set recovery to none, batch_norm or both"
+            )
+
+    def _check_dropping(self) -> None:
+        """What nested_dropping needs, and its steps of ``removed_shares``."""
+        if self.noise.noise == "nested_dropping" and self.pruning.criterion in ("taylor", "random"):
+            raise UsageError(
+                "nested_dropping drops what is pruned first at each step, for which criterion "
+                f"{self.pruning.criterion!r} is no order; take l2, l1, norm_scale or "
+                "geometric_median"
+            )
+        if not self.noise.removes:
+            return
+        if self.pruning.meaning != "clean":
+            raise UsageError("removed_shares removes whole channels; set meaning to 'clean'")
+        if self.pruning.scope == "global":
+            raise UsageError(
+                "removed_shares needs layers that keep their size; set scope to local, layer or "
+                "group, or removed_shares to nothing"
+            )
+        if self.train.steps_per_call > 1:
+            raise UsageError(
+                "removed_shares trains networks of several sizes, each with a program of its own; "
+                "set steps_per_call to 1"
             )
 
 

@@ -20,6 +20,12 @@ class NoiseConfig:
         "bridgeouts, targeted_dropout: only this weakest share of the units is perturbed; "
         "nested_dropping: the largest share of filters that is dropped; in (0, 1]",
     )
+    removed_shares: tuple[float, ...] = setting(
+        (),
+        "nested_dropping: the shares that are dropped, one drawn at each step, by really removing "
+        "the filters, which spares their time; increasing, in (0, 1); empty: any share up to "
+        "target_fraction, by zeros",
+    )
     target_unit: str = setting(
         "kernel",
         "what is ranked for targeting: single weights or 2-D kernels within their filter, "
@@ -75,6 +81,10 @@ class NoiseConfig:
             rate=(lambda v: 0 < v < 1, "in (0, 1), for instance 0.3; no noise is --noise=none"),
             q=(lambda v: 0 < v <= 8, "in (0, 8]"),
             target_fraction=(lambda v: 0 < v <= 1, "in (0, 1]"),
+            removed_shares=(
+                lambda v: all(0 < a < 1 for a in v) and list(v) == sorted(set(v)),
+                "increasing numbers in (0, 1), for instance 0.5,0.75; or empty",
+            ),
             activation_target_fraction=(lambda v: 0 < v <= 1, "in (0, 1]"),
             shakeout_c=(lambda v: v >= 0, ">= 0"),
             ramp_up=(lambda v: 0 <= v <= 1, "in [0, 1]"),
@@ -89,6 +99,11 @@ class NoiseConfig:
                 "clean_in is each_step, but clean_share is 0; set it to the share of each step's "
                 "loss that the network without noise gets, for instance 0.5"
             )
+        if self.removes and self.clean_share == 0:
+            raise UsageError(
+                "the steps of removed_shares see parts of the network only; set clean_share, what "
+                "the whole one gets, above 0, for instance to 0.5"
+            )
         if self.ascent and self.clean_in != "each_step":
             raise UsageError(
                 "ascent needs the gradient of the network without noise; set clean_in to "
@@ -101,11 +116,17 @@ class NoiseConfig:
             )
 
     @property
+    def removes(self) -> bool:
+        """Whether noisy steps train networks from which filters were really removed."""
+        return self.noise == "nested_dropping" and bool(self.removed_shares)
+
+    @property
     def effective(self) -> dict[str, Any]:
         """The settings that have an effect: the regulariser's own, and of when if they are set."""
         plain, own = NoiseConfig(), REGULARISERS[self.noise]
+        without = "target_fraction" if self.removes else "removed_shares"
         return {
             name: getattr(self, name)
             for name in noise_settings(self.noise)
-            if name in own or getattr(self, name) != getattr(plain, name)
+            if name != without and (name in own or getattr(self, name) != getattr(plain, name))
         }

@@ -113,6 +113,8 @@ def noisy_forward(
 
     The draw depends on ``rng`` and on the examples' places in the global batch only.
     """
+    if regulariser.network:
+        return regulariser.network(variables, batch["image"]), variables["batch_stats"]
     weight_rng, activation_rng = jax.random.split(rng)
     on_weights = regulariser.weights or (lambda _, params: params)
     on_activations = regulariser.activations
@@ -198,12 +200,12 @@ def _learn_one(state: TrainState, batch: Batch, rng: Rng, recipe: Recipe) -> Lea
         logits, stats = _forward(params, regulariser, state, batch, rng, recipe)
         if not clean.distill:
             return _loss(logits, batch, recipe), (logits, stats)
+
+        def taught() -> Array:
+            return _forward(state.params, none(), state, batch, rng, recipe)[0]
+
         # A clean step needs no teacher, and is spared the time.
-        said = jax.lax.cond(
-            is_clean,
-            lambda: logits,
-            lambda: _forward(state.params, none(), state, batch, rng, recipe)[0],
-        )
+        said = jax.lax.cond(is_clean, lambda: logits, taught) if clean.share else taught()
         weight = clean.distill * (~is_clean).astype(logits.dtype)
         return _loss(logits, batch, recipe, said=said, weight=weight), (logits, stats)
 
