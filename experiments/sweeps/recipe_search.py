@@ -82,6 +82,11 @@ METHODS = (
         "clean_share": 0.5,
         **LIGHT,
     },
+    # One small network pulls less at the whole one than two, and the smallest most.
+    {**REMOVED, "removed_shares": "0.65", "clean_share": 0.5, **LIGHT, "epochs": 15},
+    {**REMOVED, "removed_shares": "0.65", "clean_share": 0.75, **LIGHT, "epochs": 12},
+    {**REMOVED, "clean_share": 0.5, "ramp_down": 0.5, **LIGHT, "epochs": 13},
+    {**REMOVED, "clean_share": 0.85, **LIGHT, "epochs": 11},
 )
 
 
