@@ -80,13 +80,17 @@ def title(config: ExperimentConfig) -> str:
     'small_cnn on digits, shakeout (rate 0.3, shakeout_c 0.1), 230 epochs'
     """
     details = [
-        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in config.noise.effective.items()
-        if value != ""
+        f"{name} {_text(value)}" for name, value in config.noise.effective.items() if value != ""
     ]
     settings = f" ({', '.join(details)})" if details else ""
     network = f"{config.model.model} on {config.data.dataset}"
     return f"{network}, {config.noise.noise}{settings}, {config.train.epochs} epochs"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "+".join(map(_text, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def subtitle(config: ExperimentConfig) -> str:

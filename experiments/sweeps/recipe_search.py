@@ -29,6 +29,7 @@ MILD = {"noise": "nested_dropping", "target_fraction": 0.75}
 BOTH = {"clean_in": "each_step", "epochs": EPOCHS // 2}
 LIGHT = {"weight_decay": 5e-4}
 REMOVED = {"noise": "nested_dropping", "removed_shares": "0.5,0.75"}
+MANY = {"noise": "nested_dropping", "removed_shares": "0.15,0.3,0.45,0.6,0.75"}
 CRAM = {**NESTED, "clean_share": 0.5, **BOTH, "ascent": 0.05}
 METHODS = (
     {"noise": "none"},
@@ -87,6 +88,10 @@ METHODS = (
     {**REMOVED, "removed_shares": "0.65", "clean_share": 0.75, **LIGHT, "epochs": 12},
     {**REMOVED, "clean_share": 0.5, "ramp_down": 0.5, **LIGHT, "epochs": 13},
     {**REMOVED, "clean_share": 0.85, **LIGHT, "epochs": 11},
+    {**NESTED, "clean_share": 0.5, "ramp_down": 0.5, **LIGHT},
+    # Shares from little to much, at other clean shares.
+    {**MANY, "clean_share": 0.75, **LIGHT, "epochs": 11},
+    {**MANY, "clean_share": 0.85, **LIGHT, "epochs": 11},
 )
 
 
