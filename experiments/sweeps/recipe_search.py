@@ -30,6 +30,7 @@ BOTH = {"clean_in": "each_step", "epochs": EPOCHS // 2}
 LIGHT = {"weight_decay": 5e-4}
 REMOVED = {"noise": "nested_dropping", "removed_shares": "0.5,0.75"}
 MANY = {"noise": "nested_dropping", "removed_shares": "0.15,0.3,0.45,0.6,0.75"}
+SIZES = {"noise": "nested_dropping", "removed_shares": "0.5,0.7"}
 CRAM = {**NESTED, "clean_share": 0.5, **BOTH, "ascent": 0.05}
 METHODS = (
     {"noise": "none"},
@@ -92,6 +93,12 @@ METHODS = (
     # Shares from little to much, at other clean shares.
     {**MANY, "clean_share": 0.75, **LIGHT, "epochs": 11},
     {**MANY, "clean_share": 0.85, **LIGHT, "epochs": 11},
+    # More noisy steps towards the end cost the whole network least: with other shares, and twice as
+    # long, beside CrAM+.
+    {**SIZES, "clean_share": 0.5, "ramp_up": 1.0, **LIGHT, "epochs": 12},
+    {**SIZES, "removed_shares": "0.7", "clean_share": 0.5, "ramp_up": 1.0, **LIGHT, "epochs": 12},
+    {**SIZES, "clean_share": 0.5, "ramp_up": 1.0, **LIGHT, "epochs": 24},
+    {**CRAM, **LIGHT, "epochs": EPOCHS},
 )
 
 
