@@ -26,7 +26,8 @@ SHIPPED = {
     "digits_baselines": 35,
     "cifar10_tuning": 48,
     "cifar10_study": 24,
-    "recipe_search": 29,
+    "recipe_search": 46,
+    "recipe_study": 72,
     "published": 54,
     "clean": 54,
 }
@@ -216,9 +217,8 @@ def test_shipped_sweeps(name, out, monkeypatch):
     assert {run.flags.get("data_dir") for run in runs} == {None if is_embedded else "/data"}
     seeds_of = collections.defaultdict(list)
     for run in runs:
-        seeds_of[run.flags.get("model") if name == "cifar10_study" else ""].append(
-            run.flags["seed"]
-        )
+        problem = run.flags.get("dataset"), run.flags.get("model")
+        seeds_of[problem].append(run.flags["seed"])
     for seeds in seeds_of.values():
         assert seeds == sorted(seeds)
         # What was searched on some seeds is compared on others.
