@@ -11,26 +11,30 @@ from bbo.types import Rng
 
 
 def strength_schedule(config: NoiseConfig, steps: int) -> optax.Schedule | None:
-    """A factor in [0, 1] by step: up from 0, 1, and down to 0, each linear; None: always 1.
+    """A factor in [0, 1] by step: 0, up to 1, 1, and down to 0, each linear; None: always 1.
 
     Args:
-      config: ``ramp_up`` and ``ramp_down`` are shares of the steps.
+      config: ``noise_from``, ``ramp_up`` and ``ramp_down`` are shares of the steps.
       steps: of the whole training.
 
-    >>> schedule = strength_schedule(NoiseConfig(ramp_up=0.25, ramp_down=0.5), 100)
-    >>> [round(float(schedule(step)), 3) for step in (0, 5, 25, 50, 75, 100)]
-    [0.0, 0.2, 1.0, 1.0, 0.5, 0.0]
+    >>> config = NoiseConfig(noise_from=0.1, ramp_up=0.25, ramp_down=0.5)
+    >>> schedule = strength_schedule(config, 100)
+    >>> [round(float(schedule(step)), 3) for step in (0, 10, 15, 35, 50, 75, 100)]
+    [0.0, 0.0, 0.2, 1.0, 1.0, 0.5, 0.0]
     """
-    if config.ramp_up == config.ramp_down == 0:
+    if config.noise_from == config.ramp_up == config.ramp_down == 0:
         return None
+    start = round(steps * config.noise_from)
     up, down = round(steps * config.ramp_up), round(steps * config.ramp_down)
-    parts = [optax.constant_schedule(1.0)]
-    borders = []
-    if up:
-        parts, borders = [optax.linear_schedule(0.0, 1.0, up), *parts], [up]
-    if down:
-        parts, borders = [*parts, optax.linear_schedule(1.0, 0.0, down)], [*borders, steps - down]
-    joined = optax.join_schedules(parts, borders)
+    parts = [
+        (0, optax.constant_schedule(0.0)),
+        (start, optax.linear_schedule(0.0, 1.0, up)),
+        (start + up, optax.constant_schedule(1.0)),
+        (steps - down, optax.linear_schedule(1.0, 0.0, down)),
+    ]
+    lengths = (start, up, steps - down - start - up, down)
+    begun = [part for part, length in zip(parts, lengths, strict=True) if length > 0]
+    joined = optax.join_schedules([part for _, part in begun], [at for at, _ in begun[1:]])
     return lambda step: joined(jnp.asarray(step, jnp.float32))
 
 

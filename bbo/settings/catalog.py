@@ -47,7 +47,7 @@ DATASETS = {
 _WEIGHTS = ("noise_on",)
 _TARGETED = ("target_fraction", "target_unit", *_WEIGHTS)
 _MAPS = ("activation_target_fraction",)
-_WHEN = ("ramp_up", "ramp_down", "clean_share", "clean_in", "distill", "ascent")
+_WHEN = ("noise_from", "ramp_up", "ramp_down", "clean_share", "clean_in", "distill", "ascent")
 REGULARISERS: dict[str, tuple[str, ...]] = {
     "none": (),
     "batch_bridgeout": ("rate", "q", *_TARGETED),
@@ -126,7 +126,7 @@ def noise_settings(noise: str) -> tuple[str, ...]:
     """The settings of noise that have an effect with a regulariser: its own, and those of when.
 
     >>> noise_settings("dropconnect")[:3], noise_settings("none")
-    (('rate', 'noise_on', 'ramp_up'), ())
+    (('rate', 'noise_on', 'noise_from'), ())
     """
     return (*REGULARISERS[noise], *_WHEN) if REGULARISERS[noise] else ()
 

@@ -47,6 +47,9 @@ class NoiseConfig:
     noise_on: str = setting(
         "", "regular expression on parameter names; empty: every spatial (not 1x1) convolution"
     )
+    noise_from: float = setting(
+        0.0, "share of the training before which there is no noise, in [0, 1)"
+    )
     ramp_up: float = setting(
         0.0, "share of the training over which the noise grows from nothing (linear), in [0, 1]"
     )
@@ -87,8 +90,12 @@ class NoiseConfig:
             ),
             activation_target_fraction=(lambda v: 0 < v <= 1, "in (0, 1]"),
             shakeout_c=(lambda v: v >= 0, ">= 0"),
-            ramp_up=(lambda v: 0 <= v <= 1, "in [0, 1]"),
-            ramp_down=(lambda v: 0 <= v <= 1 - self.ramp_up, "in [0, 1 - ramp_up]"),
+            noise_from=(lambda v: 0 <= v < 1, "in [0, 1)"),
+            ramp_up=(lambda v: 0 <= v <= 1 - self.noise_from, "in [0, 1 - noise_from]"),
+            ramp_down=(
+                lambda v: 0 <= v <= 1 - self.noise_from - self.ramp_up,
+                "in [0, 1 - noise_from - ramp_up]",
+            ),
             clean_share=(lambda v: 0 <= v < 1, "in [0, 1)"),
             distill=(lambda v: 0 <= v <= 1, "in [0, 1]"),
             ascent=(lambda v: v >= 0, ">= 0"),

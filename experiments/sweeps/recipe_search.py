@@ -99,6 +99,10 @@ METHODS = (
     {**SIZES, "removed_shares": "0.7", "clean_share": 0.5, "ramp_up": 1.0, **LIGHT, "epochs": 12},
     {**SIZES, "clean_share": 0.5, "ramp_up": 1.0, **LIGHT, "epochs": 24},
     {**CRAM, **LIGHT, "epochs": EPOCHS},
+    # A ramp down gives nothing back: what costs is noise at the beginning. None there at all.
+    {**SIZES, "clean_share": 0.5, "noise_from": 0.5, **LIGHT, "epochs": 12},
+    {**SIZES, "clean_share": 0.25, "noise_from": 0.7, **LIGHT, "epochs": 12},
+    {**NESTED, "clean_share": 0.5, "noise_from": 0.5, **LIGHT},
 )
 
 
