@@ -55,7 +55,7 @@ def draw_removed(config: NoiseConfig, rng: Rng, steps: int) -> np.ndarray:
 
     >>> config = NoiseConfig(noise="nested_dropping", removed_shares=(0.5, 0.75), clean_share=0.5)
     >>> np.bincount(draw_removed(config, jax.random.key(0), 1000)).tolist()
-    [497, 256, 247]
+    [478, 274, 248]
     """
     if not config.removes:
         return np.zeros(steps, int)
