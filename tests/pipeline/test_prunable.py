@@ -81,6 +81,7 @@ def test_no_order_to_drop_in():
         ({"noise": "bridgeout", "clean_in": "each_step", "clean_share": 0.5}, "by example"),
         ({"noise": "bridgeout", "distill": 0.5}, "by example"),
         ({"ramp_up": 0.7, "ramp_down": 0.5}, "ramp_down is 0.5"),
+        ({"noise_from": 0.7, "ramp_up": 0.5}, "ramp_up is 0.5"),
     ],
 )
 def test_settings_of_when_that_do_not_fit(changes, told):

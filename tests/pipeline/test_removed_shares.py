@@ -88,6 +88,8 @@ def test_the_steps_of_each_share_by_formula():
     ramped = draw_removed(override(CONFIG, ramp_up=1.0).noise, rng, most) > 0
     quarters = ramped.reshape(4, -1).mean(axis=1)  # 1/16, 3/16, ... of the steps; 4 sigma are .06
     np.testing.assert_allclose(quarters, np.array([1, 3, 5, 7]) / 16, atol=0.09)
+    late = draw_removed(override(CONFIG, noise_from=0.75).noise, rng, most)
+    assert not late[:1500].any() and late[1500:].tolist() == drawn[1500:].tolist()
 
 
 def test_the_loop_takes_each_step_by_its_program(tmp_path):
