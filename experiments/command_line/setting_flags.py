@@ -107,10 +107,12 @@ def settings_from(
 
 
 def _convert(field: dataclasses.Field, value: Any) -> Any:
-    """Lists to tuples, of numbers unless they are choices."""
+    """Lists to tuples, of numbers unless they are choices; empty where that is the default."""
     if not isinstance(value, list):
         return value
-    return tuple(value) if field.metadata["some_of"] else numbers(field.name, value)
+    if field.metadata["some_of"] or value == list(field.default) == []:
+        return tuple(value)
+    return numbers(field.name, value)
 
 
 def numbers(name: str, texts: Sequence[str]) -> tuple[float, ...]:

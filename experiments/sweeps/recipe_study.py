@@ -18,7 +18,7 @@ METHODS = (
     {"noise": "none"},
     {"noise": "dropout", "rate": 0.1},
     {**recipe_search.CRAM},
-    {**recipe_search.SIZES, "clean_share": 0.5, "ramp_up": 1.0, "epochs": 12},
+    {**recipe_search.SIZES, "clean_share": 0.75, "ramp_up": 1.0, "epochs": 11},
     {"noise": "none", "width": 0.5},
     {"noise": "none", "width": 0.3},
 )

@@ -35,7 +35,7 @@ def changed_value(field: dataclasses.Field) -> Any:
     return {
         bool: lambda: not default,
         int: lambda: default + 3,
-        float: lambda: 0.375,
+        float: lambda: 0.3125,
         str: lambda: default + "x",
         tuple: lambda: (0.125, 0.875),
     }[type(default)]()
