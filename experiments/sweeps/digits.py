@@ -1,8 +1,8 @@
-"""The comparison on digits: no regulariser, Dropout and Batch Bridgeout, three seeds each.
+"""The comparison on digits: four methods, three seeds each.
 
   python -m launch.local experiments/sweeps/digits.py runs/digits --parallel=2
 
-Nine runs, each under a minute on two CPU cores; offline.
+No regulariser, Dropout, Batch Bridgeout, and the recipe of experiments/recipe.md. Twelve runs, each under a minute on two CPU cores; offline.
 """
 
 SCRIPT = "experiments.run"
@@ -10,6 +10,12 @@ METHODS = (
     {"noise": "none"},
     {"noise": "dropout", "rate": 0.1},
     {"noise": "batch_bridgeout"},
+    {
+        "noise": "nested_dropping",
+        "removed_shares": "0.5,0.7",
+        "clean_share": 0.65,
+        "ramp_up": 1.0,
+    },
 )
 
 

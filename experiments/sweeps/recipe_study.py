@@ -18,7 +18,9 @@ METHODS = (
     {"noise": "none"},
     {"noise": "dropout", "rate": 0.1},
     {**recipe_search.CRAM},
-    {**recipe_search.SIZES, "clean_share": 0.75, "ramp_up": 1.0, "epochs": 11},
+    {**recipe_search.SIZES, "clean_share": 0.65, "ramp_up": 1.0, "epochs": 11},
+    # CrAM+ with what is new here: the shares that are measured, really removed.
+    {**recipe_search.CRAM, "removed_shares": "0.5,0.7", "epochs": 7},
     {"noise": "none", "width": 0.5},
     {"noise": "none", "width": 0.3},
 )

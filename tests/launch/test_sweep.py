@@ -18,7 +18,7 @@ from launch import sweep
 
 ROOT = pathlib.Path(__file__).parents[2]
 SHIPPED = {
-    "digits": 9,
+    "digits": 12,
     "digits_tuning": 32,
     "digits_study": 25,
     "digits_published": 25,
@@ -27,7 +27,7 @@ SHIPPED = {
     "cifar10_tuning": 48,
     "cifar10_study": 24,
     "recipe_search": 52,
-    "recipe_study": 72,
+    "recipe_study": 84,
     "published": 54,
     "clean": 54,
 }
