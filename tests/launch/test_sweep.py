@@ -288,8 +288,8 @@ def test_launching_needs_no_jax(out):
     spec = "experiments/sweeps/digits.py"
     assert "jax is not installed" in bare("jax").stderr
     frozen = bare("launch.sweep", spec, out)
-    assert (frozen.returncode, frozen.stderr, frozen.stdout.count("\n")) == (0, "", 9)
+    assert (frozen.returncode, frozen.stderr, frozen.stdout.count("\n")) == (0, "", 12)
     planned = bare("launch.local", spec, out, "--dry_run")
     assert (planned.returncode, planned.stdout) == (0, frozen.stdout)
     shown = bare("launch.status", out)
-    assert shown.returncode == 0 and shown.stdout.endswith("9 runs: 9 NEW\n")
+    assert shown.returncode == 0 and shown.stdout.endswith("12 runs: 12 NEW\n")
