@@ -1,4 +1,4 @@
-# Two commands: `make run` trains and prunes three methods with three seeds each, and compares them;
+# Two commands: `make run` trains and prunes four methods with three seeds each, and compares them;
 # `make run FLAGS="--noise=dropout --rate=0.2"` does one run with these settings instead.
 # `make test` checks the code; `make test-all` runs the long tests as well. Each makes .venv and
 # installs what it needs; PYTHON chooses the interpreter (>= 3.11).

@@ -217,7 +217,7 @@ def test_shipped_sweeps(name, out, monkeypatch):
     assert {run.flags.get("data_dir") for run in runs} == {None if is_embedded else "/data"}
     seeds_of = collections.defaultdict(list)
     for run in runs:
-        problem = run.flags.get("dataset"), run.flags.get("model")
+        problem = tuple(run.flags.get(name) for name in ("dataset", "model", "width"))
         seeds_of[problem].append(run.flags["seed"])
     for seeds in seeds_of.values():
         assert seeds == sorted(seeds)

@@ -281,6 +281,6 @@ def test_needs_nothing_but_absl(tmp_path, module, flags):
     shown, told = run("--help")
     assert "--[no]dry_run" in shown and told == ""
     printed, told = run("experiments/sweeps/digits.py", str(tmp_path / "out"), *flags, "--dry_run")
-    assert printed.count("--distributed") == (9 if module == "launch.tpu" else 0)
-    assert printed.count("--workdir=") == 9
+    assert printed.count("--distributed") == (12 if module == "launch.tpu" else 0)
+    assert printed.count("--workdir=") == 12
     assert "Traceback" not in told and "Warning" not in told
