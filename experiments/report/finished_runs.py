@@ -150,6 +150,37 @@ def grouped(runs: Sequence[FinishedRun]) -> list[Method]:
     )
 
 
+NAMES = "names.json"
+"""In the folder of a study: from the text of a method to how it is to be called."""
+
+
+def renamed(groups: Sequence[Method], folders: Iterable[pathlib.Path]) -> list[Method]:
+    """Methods by the names that the folders give them.
+
+    Args:
+      groups: from ``grouped``.
+      folders: of which some may have a ``names.json``.
+
+    Raises:
+      UsageError: one is not a file of names, names a method that is not there, or two alike.
+    """
+    names: dict[str, str] = {}
+    for path in (folder / NAMES for folder in folders):
+        if not path.exists():
+            continue
+        try:
+            names |= {str(text): str(name) for text, name in json.loads(path.read_text()).items()}
+        except (ValueError, AttributeError):
+            raise UsageError(f"{path} is not a JSON object of names; mend or remove it") from None
+    known = {group.method for group in groups}
+    if strangers := sorted(names.keys() - known):
+        there = "; ".join(sorted(known))
+        raise UsageError(f"{NAMES}: no method is called {strangers[0]!r}; there are: {there}")
+    if len({names.get(method, method) for method in known}) < len(known):
+        raise UsageError(f"{NAMES}: two methods get the same name; each needs its own")
+    return [group._replace(method=names.get(group.method, group.method)) for group in groups]
+
+
 def _rank(noise: str) -> int:
     return list(REGULARISERS).index(noise)
 

@@ -15,8 +15,9 @@ report, or a mistake.
 
 --archive writes the runs that would be reported on as a study, to hand on: runs.jsonl (their
 settings, environments and summaries), points.csv (all pruning points) and epochs.csv (all epochs).
-The folder of a study may be given for that of its runs. A study that is there is written again if
-all its runs are among them, unchanged; else nothing is written.
+The folder of a study may be given for that of its runs. A study that is there keeps its runs and
+gets those that it does not hold; with another run of one name, nothing is written. A names.json
+beside the tables is heeded: from the text of a method to a better one.
 """
 
 import io
@@ -38,6 +39,7 @@ from experiments.report.finished_runs import (
     find_runs,
     grouped,
     points_of,
+    renamed,
 )
 from experiments.report.statistics import (
     PROBLEM,
@@ -99,7 +101,7 @@ def write_archive(found: Found, out: pathlib.Path) -> tuple[str, list[pathlib.Pa
 def write_report(found: Found, out: pathlib.Path) -> tuple[str, list[pathlib.Path]]:
     """Writes everything; gives the summary in Markdown and the paths of all files."""
     out.mkdir(parents=True, exist_ok=True)
-    groups = grouped(found.runs)
+    groups = renamed(grouped(found.runs), [folder for folder, _ in found.places])
     points = points_of(groups)
     records = {
         "curves": curve_statistics(points),

@@ -1,10 +1,14 @@
 """Runs are put together by their method, named by what differs, and held against a baseline."""
 
+import json
+
 import pandas as pd
+import pytest
 
 from bbo.pipeline import finished
 from bbo.settings.config import ExperimentConfig, override
-from experiments.report.finished_runs import baseline_of, grouped
+from bbo.types import UsageError
+from experiments.report.finished_runs import baseline_of, grouped, renamed
 
 BASE = ExperimentConfig()
 
@@ -114,3 +118,19 @@ def test_the_baseline_is_of_the_same_problem_and_pruned_in_the_same_way():
     assert set(baselines((0.9, NONE | {"width": 0.5}), (0.9, {})).values()) == {"none", ""}
     images = {"recovery_images": 7}  # it is not mended
     assert set(baselines((0.9, NONE), (0.9, images)).values()) == {"none"}
+
+
+def test_methods_by_names_of_ones_own(tmp_path):
+    found = groups({"noise": "none"}, {"noise": "dropout"})
+    path = tmp_path / "names.json"
+    assert renamed(found, [tmp_path]) == found
+    path.write_text(json.dumps({"dropout": "ours"}))
+    assert [group.method for group in renamed(found, [tmp_path])] == ["none", "ours"]
+    for names, told in (
+        ({"bridge": "ours"}, "no method is called 'bridge'; there are: dropout; none"),
+        ({"dropout": "none"}, "two methods get the same name"),
+        ([], "not a JSON object"),
+    ):
+        path.write_text(json.dumps(names))
+        with pytest.raises(UsageError, match=told):
+            renamed(found, [tmp_path])
