@@ -18,7 +18,7 @@ METHODS = (
     {"noise": "none"},
     {**recipe_search.SIZES, "clean_share": 0.65, "ramp_up": 1.0, "epochs": 11},
     {**recipe_search.CRAM, "weight_decay": 1.5e-3},
-    {"noise": "dropout", "rate": 0.05},
+    {"noise": "dropout", "rate": 0.1, "weight_decay": 1.5e-3},
     # CrAM+ with what is new here: the shares that are measured, really removed.
     {**recipe_search.CRAM, "removed_shares": "0.5,0.7", "epochs": 7},
 )
