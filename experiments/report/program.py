@@ -22,10 +22,11 @@ beside the tables is heeded: from the text of a method to a better one.
 
 import io
 import pathlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import pandas as pd
 from absl import flags
+from matplotlib.figure import Figure
 
 from bbo.files import write_text
 from bbo.pipeline.curve_file import save_figure
@@ -43,6 +44,7 @@ from experiments.report.finished_runs import (
 )
 from experiments.report.statistics import (
     PROBLEM,
+    best_recovery,
     class_losses,
     curve_statistics,
     paired_differences,
@@ -64,6 +66,9 @@ CHOSEN_AFTERWARDS = (
     "They are chosen by these very numbers: their means are too large and their intervals too "
     "narrow. All classes are in classes.csv."
 )
+BEST = "At each sparsity the recovery whose mean accuracy on validation images is highest."
+SOME_PAIRS = 10
+"""Of methods; so many have their differences shown where each has its best recovery."""
 PUBLISHED = pathlib.Path(__file__).parents[1] / "published"
 """The curves of the paper, a file for each dataset and network."""
 
@@ -103,6 +108,11 @@ def write_report(found: Found, out: pathlib.Path) -> tuple[str, list[pathlib.Pat
     out.mkdir(parents=True, exist_ok=True)
     groups = renamed(grouped(found.runs), [folder for folder, _ in found.places])
     points = points_of(groups)
+    best = best_recovery(points)
+    chosen = {
+        "best": curve_statistics(best) if len(best) else best,
+        "best_differences": paired_differences(best) if len(best) else best,
+    }
     records = {
         "curves": curve_statistics(points),
         "differences": paired_differences(points),
@@ -118,10 +128,11 @@ def write_report(found: Found, out: pathlib.Path) -> tuple[str, list[pathlib.Pat
     parts = [opening(found, groups)]
     for problem in dict.fromkeys(group.problem for group in groups):
         own = [group for group in groups if group.problem == problem]
-        of_problem = {name: _of_problem(table, own[0]) for name, table in records.items()}
-        names = write_figures(own, of_problem["curves"], out)
+        tables_of = (records | chosen).items()
+        of_problem = {name: _of_problem(table, own[0]) for name, table in tables_of}
+        names = write_figures(own, of_problem["curves"], of_problem["best"], out)
         paths += [out / name for name in names]
-        parts += [chapter(own, **of_problem)]
+        parts += [chapter(own, of_problem)]
         parts += [f"![Test accuracy against {on_axis}]({name})" for name, on_axis in names.items()]
     text = "\n\n".join(parts)
     write_text(out / "summary.md", text + "\n")
@@ -158,25 +169,17 @@ def problem_text(group: Method) -> str:
     return f"{network}{'' if width == 1 else f' of width {width:g}'} on {dataset}"
 
 
-def chapter(
-    groups: Sequence[Method],
-    *,
-    curves: pd.DataFrame,
-    differences: pd.DataFrame,
-    gains: pd.DataFrame,
-    classes: pd.DataFrame,
-    summary: pd.DataFrame,
-) -> str:
-    """All tables of one problem."""
+def chapter(groups: Sequence[Method], found: Mapping[str, pd.DataFrame]) -> str:
+    """All tables of one problem, of the statistics ``found`` for it by ``write_report``."""
     parts = [f"## {problem_text(groups[0])}", tables.methods_table(groups)]
     if failed := tables.failure_lines(groups):
         parts += ["Pruning points that failed:", "\n".join(f"* {line}" for line in failed)]
     baselines = sorted({baseline_of(group, groups) for group in groups} - {""})
     parts += [baseline_text(baselines)]
-    for granularity in curves["granularity"].unique():
-        of_curves, of_differences, of_gains, of_classes, of_summary = (
-            statistics.where(table, granularity=granularity)
-            for table in (curves, differences, gains, classes, summary)
+    names = ("curves", "differences", "gains", "classes", "summary", "best", "best_differences")
+    for granularity in found["curves"]["granularity"].unique():
+        of_curves, of_differences, of_gains, of_classes, of_summary, *best = (
+            statistics.where(found[name], granularity=granularity) for name in names
         )
         removed = f"{granularity}s removed"
         parts += [f"### Summary: {removed}", tables.summary_table(of_summary)]
@@ -194,7 +197,22 @@ def chapter(
                 + removed,
                 tables.gain_table(of_gains),
             ]
+        parts += best_parts(*best, removed, baselines)
     return "\n\n".join(parts)
+
+
+def best_parts(
+    best: pd.DataFrame, differences: pd.DataFrame, removed: str, baselines: Sequence[str]
+) -> list[str]:
+    """The tables of what each method reaches with its own best recovery; none if none is known."""
+    if not len(best):
+        return []
+    what = f"each method with its best recovery: {removed}"
+    parts = [f"### Test accuracy (%), {what}", tables.accuracy_table(best), BEST]
+    if len(differences):
+        heading = f"### Differences of test accuracy, in points [95 % interval] (pairs), {what}"
+        parts += [heading, tables.difference_table(differences, baselines, most=SOME_PAIRS)]
+    return parts
 
 
 def baseline_text(baselines: Sequence[str]) -> str:
@@ -225,9 +243,12 @@ def runs_text(counts: Collection[int]) -> str:
 
 
 def write_figures(
-    groups: Sequence[Method], curves: pd.DataFrame, out: pathlib.Path
+    groups: Sequence[Method], curves: pd.DataFrame, best: pd.DataFrame, out: pathlib.Path
 ) -> dict[str, str]:
-    """A figure for each axis that was measured; gives what is on it, by the name of the file."""
+    """A figure for each axis that was measured; gives what is on it, by the name of the file.
+
+    And one of what each method reaches with its best recovery, if that is known.
+    """
     dataset, network, width = groups[0].problem
     stem = f"{dataset}_{network}" + ("" if width == 1 else f"_width{width:g}")
     published, note = published_curves(groups[0])
@@ -245,9 +266,16 @@ def write_figures(
             noise_of={group.method: group.settings["noise"] for group in groups},
         )
         names[f"{stem}_{name}.png"] = axis.short
-        description = f"of the lines: {figures.fingerprint(figure)}"
-        save_figure(out / f"{stem}_{name}.png", figure, description=description)
+        _save(figure, out / f"{stem}_{name}.png")
+    if len(best):
+        figure = figures.comparison_figure(best, figures.AXES["removed"], title=title)
+        names[f"{stem}_best.png"] = "what is removed, with the best recovery"
+        _save(figure, out / f"{stem}_best.png")
     return names
+
+
+def _save(figure: Figure, path: pathlib.Path) -> None:
+    save_figure(path, figure, description=f"of the lines: {figures.fingerprint(figure)}")
 
 
 def published_curves(group: Method) -> tuple[pd.DataFrame | None, str]:

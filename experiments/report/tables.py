@@ -78,16 +78,19 @@ def accuracy_table(statistics: pd.DataFrame) -> str:
     return _by_sparsity(statistics, ["method"], deviation_text)
 
 
-def difference_table(differences: pd.DataFrame, baselines: Iterable[str]) -> str:
+def difference_table(
+    differences: pd.DataFrame, baselines: Iterable[str], *, most: int = MANY_PAIRS
+) -> str:
     """Differences of test accuracy: a line per recovery and pair, a column per sparsity.
 
     Args:
       differences: of one problem and granularity, from ``statistics.paired_differences``.
       baselines: the methods without regulariser; of many pairs, only theirs are shown.
+      most: so many are not many.
     """
     pairs = set(zip(differences["method"], differences["reference"], strict=True))
     known = set(baselines) & {reference for _, reference in pairs}
-    if len(pairs) > MANY_PAIRS and known:
+    if len(pairs) > most and known:
         differences = pd.concat([where(differences, reference=name) for name in sorted(known)])
     return _by_sparsity(differences, ["method", "reference"], interval_text)
 

@@ -7,6 +7,7 @@ import pytest
 from experiments.report.statistics import (
     aggregate,
     area,
+    best_recovery,
     class_losses,
     curve_statistics,
     largest_sparsity,
@@ -127,6 +128,30 @@ def test_gains_of_recovery_by_hand():
     )
     assert only(found, method="dropout")["mean"] == -0.25  # recovery can harm
     assert recovery_gains(pruned).empty
+
+
+def test_each_method_has_its_own_best_recovery_by_validation_images():
+    def both(recovery, of_none, of_dropout, validation):
+        curves = {("none", 0): of_none, ("none", 1): of_none, ("dropout", 0): of_dropout}
+        table = points(curves, recovery)
+        values = table["method"].map(validation) + 0.1 * table["seed"]
+        return table.assign(validation_top1=values)
+
+    one = both("none", {0.0: 0.9, 0.5: 0.5}, {0.5: 0.25}, {"none": 0.5, "dropout": 0.5})
+    other = both("batch_norm", {0.0: 0.8, 0.5: 0.75}, {0.5: 0.125}, {"none": 0.4, "dropout": 0.6})
+    found = best_recovery(pd.concat([one, other], ignore_index=True))
+    assert set(found["recovery"]) == {"best"}
+    # By validation, which says otherwise than the test images.
+    values = found.set_index(["method", "seed", "sparsity"])["test_top1"].to_dict()
+    assert values == {
+        ("none", 0, 0.0): 0.9,
+        ("none", 1, 0.0): 0.9,
+        ("none", 0, 0.5): 0.5,
+        ("none", 1, 0.5): 0.5,
+        ("dropout", 0, 0.5): 0.125,
+    }
+    assert best_recovery(one).empty
+    assert best_recovery(pd.concat([one, other]).drop(columns="validation_top1")).empty
 
 
 def test_differences_are_within_a_problem_and_one_method_has_none():
