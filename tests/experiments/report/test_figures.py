@@ -36,9 +36,11 @@ def test_the_paper_is_laid_over_filters_of_full_width_only(tmp_path):
     assert colours["none, the paper"] == colours["none"] != colours["dropout"]
     assert colours["dropout, the paper"] == colours["dropout"]
     assert len(figure.legends) == 1
-    names = {*program.write_figures([none, dropout], own, own.iloc[:0], tmp_path)}
-    names |= {*program.write_figures([narrow], curves[curves["width"] < 1], tmp_path)}
+    thin, nothing = curves[curves["width"] < 1], own.iloc[:0]
+    names = {*program.write_figures([none, dropout], own, nothing, tmp_path)}
+    names |= {*program.write_figures([narrow], thin, thin, tmp_path)}
     assert {"cifar10_vgg16_removed.png", "cifar10_vgg16_width0.125_macs.png"} <= names
+    assert [name for name in names if "best" in name] == ["cifar10_vgg16_width0.125_best.png"]
 
 
 def test_the_legend_has_the_curves_of_all_panels(tmp_path):
