@@ -73,7 +73,7 @@ recipe = override(
     granularity=("filter",),
     recovery=("none", "batch_norm", "least_squares"),
 )
-"""Train once, prune to any of two sizes, see experiments/recipe.md: what the search on CIFAR-10 at
+"""Train once, prune to any of two sizes, see docs/recipe.md: what the search on CIFAR-10 at
 16x16 chose, experiments/sweeps/recipe_search.py. A quarter of an hour on a core or less."""
 
 MODELS = ("vgg16", "thin_resnet34", "wrn28_10")

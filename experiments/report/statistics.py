@@ -28,8 +28,6 @@ TYPICAL = 0.5
 """The sparsity at which classes and calibration are looked at."""
 MARGINS = {"within_1": 0.01, "within_5": 0.05}
 """What may be lost of the accuracy of the baseline."""
-BEST = "best"
-"""In place of the recovery, where each method has its own."""
 DIGITS = 6
 """After the point, in every table: what differs beyond is rounding of the machine."""
 
@@ -143,21 +141,18 @@ def paired_differences(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def best_recovery(points: pd.DataFrame) -> pd.DataFrame:
-    """The points of each method at each sparsity with the recovery that is best there.
+    """The points of each method at each sparsity with its best recovery there, called ``best``.
 
-    The best by its mean accuracy on validation images; the first of equals. The column ``recovery``
-    is then ``best``. Problems of one recovery, or without validation images, are left out.
+    By its mean accuracy on validation images; problems of one recovery, or without, are left out.
     """
-    if "validation_top1" not in points:
-        return points.iloc[:0]
-    parts = []
+    parts = [points.iloc[:0]]
     for _, problem in split(points, [*PROBLEM, "granularity"]):
-        if problem["recovery"].nunique() < 2 or problem["validation_top1"].isna().all():
-            continue
+        known = "validation_top1" in problem and problem["validation_top1"].notna().any()
         for _, part in split(problem, ["method", "sparsity"]):
-            means = part.groupby("recovery", sort=False)["validation_top1"].mean().fillna(-1)
-            parts.append(where(part, recovery=means.idxmax()).assign(recovery=BEST))
-    return pd.concat(parts) if parts else points.iloc[:0]
+            if known and problem["recovery"].nunique() > 1:
+                means = part.groupby("recovery", sort=False)["validation_top1"].mean().fillna(-1)
+                parts.append(where(part, recovery=means.idxmax()).assign(recovery="best"))
+    return pd.concat(parts)
 
 
 def recovery_gains(points: pd.DataFrame) -> pd.DataFrame:

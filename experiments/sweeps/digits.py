@@ -2,7 +2,7 @@
 
   python -m launch.local experiments/sweeps/digits.py runs/digits --parallel=2
 
-No regulariser, Dropout, Batch Bridgeout, and the recipe of experiments/recipe.md. Twelve runs, each
+No regulariser, Dropout, Batch Bridgeout, and the recipe of docs/recipe.md. Twelve runs, each
 under a minute on two CPU cores; offline.
 """
 
