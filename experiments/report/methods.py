@@ -85,14 +85,17 @@ def label(settings: dict[str, Any], among: Sequence[dict[str, Any]]) -> str:
         return settings["noise"]
     fixed = [name for name in names if name == "noise"]
     free = [name for name in names if name != "noise"]
-    for size in range(len(free) + 1):
-        texts = [
-            text_of({name: settings[name] for name in (*fixed, *chosen)})
-            for chosen in itertools.combinations(free, size)
-            if (fixed or chosen) and _is_alone(settings, among, (*fixed, *chosen))
-        ]
-        if texts:
-            return min(texts, key=len)  # the first of equals
+    # What has no effect, None, is not told: settings by which it could be are tried last.
+    told = [name for name in free if settings[name] is not None]
+    for names in (told, free):
+        for size in range(len(names) + 1):
+            texts = [
+                text_of({name: settings[name] for name in (*fixed, *chosen)})
+                for chosen in itertools.combinations(names, size)
+                if (fixed or chosen) and _is_alone(settings, among, (*fixed, *chosen))
+            ]
+            if texts:
+                return min(texts, key=len)  # the first of equals
     raise ValueError("the settings are there twice")
 
 
