@@ -120,6 +120,15 @@ def test_the_baseline_is_of_the_same_problem_and_pruned_in_the_same_way():
     assert set(baselines((0.9, NONE), (0.9, images)).values()) == {"none"}
 
 
+def test_what_is_told_tells_methods_apart():
+    """Not what has no effect and is left out of the text."""
+    nested = {"noise": "nested_dropping"}
+    any_share = nested | {"target_fraction": 0.9, "clean_share": 0.5}
+    shares = nested | {"removed_shares": (0.5, 0.7), "clean_share": 0.65, "ramp_up": 1.0}
+    found = labels({"noise": "none"}, any_share, shares)
+    assert len(set(found)) == 3 and "nested_dropping" not in found
+
+
 def test_methods_by_names_of_ones_own(tmp_path):
     found = groups({"noise": "none"}, {"noise": "dropout"})
     path = tmp_path / "names.json"
