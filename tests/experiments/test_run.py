@@ -26,7 +26,7 @@ WRONG = [
     ("--rate", "Missing value"),
     ("--noaugment=3", "does not take an argument"),
     ("--conv_bias=maybe", "true or false"),
-    ("--preset=paper", "<digits|clean|published|published/vgg16_cifar10|"),
+    ("--preset=paper", "<digits|recipe|clean|published|published/vgg16_cifar10|"),
     ("--dataset=imagenet", "<digits|cifar10|cifar100|svhn_cropped|mnist|fashion_mnist>"),
     ("--model=alexnet", "small_cnn, small_vgg, vgg11"),
     ("--model=vgg12", "vgg13, vgg16, vgg19"),
@@ -202,5 +202,7 @@ def test_help_shows_every_setting_with_its_defaults(tmp_path):
     text = " ".join(done.stdout.split())
     for section in to_json(digits).values():
         assert all(f"{name}:" in text for name in section)
-    assert "[digits: 1; clean: 1.5; published: 1.5]" in text
-    assert "--schedule: <step|cosine|constant>:" in text and "[default: step]" in text
+    assert "[digits: 1; recipe: 1.5; clean: 1.5; published: 1.5]" in text
+    assert (
+        "--schedule: <step|cosine|constant>:" in text and "[digits: step; recipe: cosine;" in text
+    )
