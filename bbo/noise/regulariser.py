@@ -26,7 +26,7 @@ from bbo.noise.bernoulli import draw_bernoulli
 from bbo.noise.targeting import weakest, weakest_maps
 from bbo.settings.catalog import UNITS
 from bbo.trees import wide
-from bbo.types import Array, Params, PyTree, Rng, require, require_one_of
+from bbo.types import Array, Params, PyTree, Rng, UsageError, require, require_one_of
 
 
 class Regulariser(NamedTuple):
@@ -111,7 +111,13 @@ def draw_share(rng: Rng, largest: float | Array) -> Array:
 
 
 def paused(regulariser: Regulariser, pause: Array) -> Regulariser:
-    """A regulariser that does nothing where ``pause``, a bool that may be traced, is true."""
+    """A regulariser that does nothing where ``pause``, a bool that may be traced, is true.
+
+    Raises:
+      UsageError: it trains a network of another size, which is a program of its own.
+    """
+    if regulariser.network:
+        raise UsageError("a network of another size cannot be paused; take the whole one instead")
 
     def unless(noise: Callable[..., Any] | None) -> Callable[..., Any] | None:
         if noise is None:

@@ -207,37 +207,25 @@ def _train_step(
     without this share of the filters, 0 for the whole network; None: see ``removed_shares``.
     """
     noise, strength = config.noise, strength_schedule(config.noise, steps)
+    axes = batch_axes(create_regulariser(noise), mapped=mapped)
+    build = functools.partial(model_of, config, axis_name=axes)
     model = model_of(config, kept=kept)
     prune = pruned_at(config, model)
 
     def regulariser_at(step: Array) -> Regulariser:
-        if removed is not None:
-            return (
-                Regulariser(network=removed_at(config, model, removed, build))
-                if removed
-                else none()
-            )
+        if removed == 0:
+            return none()
+        if removed:
+            return Regulariser(network=removed_at(config, model, removed, build))
         factor = strength(step) if strength else 1.0
         return create_regulariser(noise, rate, strength=factor, prune=prune)
 
-    clean = Clean(
-        noise.clean_share,
-        each_step=noise.clean_in == "each_step",
-        distill=noise.distill,
-        ascent=noise.ascent,
-    )
-    if removed == 0 or noise.noise == "none":
-        clean = Clean()
-    elif removed and not clean.each_step:
-        clean = clean._replace(share=0.0)  # it has steps of its own
-    axes = batch_axes(create_regulariser(noise), mapped=mapped)
-    build = functools.partial(model_of, config, axis_name=axes)
     recipe = functools.partial(
         Recipe,
         model=build(kept=kept),
         optimizer=optimizer,
         label_smoothing=config.optimizer.label_smoothing,
-        clean=clean,
+        clean=_clean(config, removed),
         average_decay=config.optimizer.average_decay,
         mapped_axis=AXIS if mapped else None,
     )
@@ -248,6 +236,17 @@ def _train_step(
         return train_step(state, batch, noise_rng, recipe(regulariser=regulariser_at(state.step)))
 
     return step
+
+
+def _clean(config: ExperimentConfig, removed: float | None) -> Clean:
+    """What the network without noise gets of a step; see ``_train_step`` for ``removed``."""
+    noise = config.noise
+    if removed == 0 or noise.noise == "none":
+        return Clean()
+    each_step = noise.clean_in == "each_step"
+    # With programs of their own, whole steps without noise are not drawn within this one.
+    share = noise.clean_share if removed is None or each_step else 0.0
+    return Clean(share, each_step=each_step, distill=noise.distill, ascent=noise.ascent)
 
 
 def _measurements(

@@ -79,17 +79,21 @@ def title(config: ExperimentConfig) -> str:
     >>> title(override(ExperimentConfig(), noise="shakeout"))
     'small_cnn on digits, shakeout (rate 0.3, shakeout_c 0.1), 230 epochs'
     """
-    details = [
-        f"{name} {_text(value)}" for name, value in config.noise.effective.items() if value != ""
-    ]
+    used = config.noise.effective
+    details = [f"{name} {value_text(value)}" for name, value in used.items() if value != ""]
     settings = f" ({', '.join(details)})" if details else ""
     network = f"{config.model.model} on {config.data.dataset}"
     return f"{network}, {config.noise.noise}{settings}, {config.train.epochs} epochs"
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, tuple):
-        return "+".join(map(_text, value))
+def value_text(value: Any) -> str:
+    """The value of a setting, for people.
+
+    >>> value_text((0.5, 0.75)), value_text(1e-3), value_text("local")
+    ('0.5,0.75', '0.001', 'local')
+    """
+    if isinstance(value, list | tuple):
+        return ",".join(map(value_text, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from bbo.pipeline.curve_file import value_text
 from bbo.settings.config import ExperimentConfig, to_json
 from bbo.settings.workdir import PLACES
 
@@ -113,13 +114,7 @@ def text_of(settings: dict[str, Any]) -> str:
     'dropout rate=0.1 milestones=0.25,0.5'
     """
     return " ".join(
-        _value(value) if name in LEADING else f"{name}={_value(value)}"
+        value_text(value) if name in LEADING else f"{name}={value_text(value)}"
         for name, value in settings.items()
         if value is not None
     )
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return ",".join(map(_value, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)

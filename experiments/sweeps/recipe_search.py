@@ -52,8 +52,8 @@ METHODS = (
     # Twice as long.
     {"noise": "none", **LIGHT, "epochs": 2 * EPOCHS},
     {**MILD, "clean_share": 0.75, **LIGHT, "epochs": 2 * EPOCHS},
-    # Noisy steps from which the filters are really removed take a third of the time of a clean one
-    # (half less, a fifth; 0.7 with a teacher), so that there can be more of both.
+    # Noisy steps from which the filters are really removed are reckoned at a third of the time of a
+    # clean one (with a teacher 0.6), so that there can be more of both.
     {**REMOVED, "clean_share": 0.5, **LIGHT, "epochs": 15},
     {**REMOVED, "clean_share": 0.75, **LIGHT, "epochs": 12},
     {**REMOVED, "clean_share": 0.5, "ramp_up": 1.0, **LIGHT, "epochs": 12},

@@ -50,6 +50,17 @@ def test_what_belongs_to_a_filter_goes_with_it():
         np.testing.assert_array_equal(np.asarray(leaf) == 0, gone)
 
 
+def test_one_of_some_shares_each_as_often():
+    shares, draws = (0.2, 0.5, 0.7), 900
+    made = noise.nested_dropping(target_fraction=0.9, prune=pruning.prune, shares=shares)
+    keys = jax.random.split(jax.random.key(2), draws)
+    drawn = jax.jit(jax.vmap(lambda key: made.weights(key, PARAMS)))(keys)
+    left = np.asarray((drawn["conv2"]["kernel"] != 0).any((1, 2, 3)).sum(-1))
+    values, counts = np.unique(left, return_counts=True)
+    assert values.tolist() == [3, 5, 8]
+    assert np.all(np.abs(counts - draws / 3) <= 4 * np.sqrt(draws * 2 / 9))
+
+
 def test_how_often_a_filter_goes():
     gone = ~np.asarray((sample()["conv2"]["kernel"] != 0).any((1, 2, 3)))
     order = np.argsort(

@@ -62,7 +62,7 @@ def test_it_is_the_masked_network_and_its_gradient(model, width, scope, share):
 
     masked, removed = masking(variables["params"]), removing(variables["params"])
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4), masked, removed
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), masked, removed
     )
     scored = pruning.scores(variables["params"], criterion="l2", granularity="filter")
     dropped = pruning.drop_counts(scored, share)

@@ -12,6 +12,7 @@ from networks import draw
 
 from bbo import noise
 from bbo.training.step import Clean, Recipe, TrainState, noisy_forward, train_step
+from bbo.types import UsageError
 
 
 class Network(nn.Module):
@@ -154,3 +155,9 @@ def test_a_paused_regulariser(pause):
     )
     noisy = both.weights(key, {"k": x})["k"]
     np.testing.assert_array_equal(paused.weights(key, {"k": x})["k"], x if pause else noisy)
+
+
+def test_a_network_of_another_size_is_not_paused():
+    removing = noise.Regulariser(network=lambda variables, images: images)
+    with pytest.raises(UsageError, match="cannot be paused"):
+        noise.paused(removing, jnp.asarray(True))

@@ -3,61 +3,27 @@
 import numpy as np
 import pandas as pd
 import pytest
+from by_hand import T_OF_2, T_OF_3, only, points, statistics_of
 
 from experiments.report.statistics import (
     aggregate,
     area,
-    best_recovery,
     class_losses,
     curve_statistics,
     largest_sparsity,
     paired_differences,
-    recovery_gains,
-    rows_of,
     summary,
-    where,
 )
-
-PLACE = {"dataset": "digits", "network": "small_cnn", "width": 1.0, "granularity": "filter"}
-T_OF_3 = 4.302652729911275
-"""The 97.5 % point of Student's t with two degrees of freedom, from a table."""
-
-
-T_OF_2 = 12.706204736432095
-"""The same with one."""
-
-
-def points(curves, recovery="none", **columns):
-    """Points of runs, from ``{(method, seed): {sparsity: accuracy}}``."""
-    rows = [
-        PLACE
-        | {"method": method, "baseline": "none", "seed": seed, "recovery": recovery}
-        | {"sparsity": sparsity, "test_top1": accuracy, "error": ""}
-        | columns
-        for (method, seed), curve in curves.items()
-        for sparsity, accuracy in curve.items()
-    ]
-    return pd.DataFrame(rows)
-
-
-def only(table, **values):
-    """The one line that has these values."""
-    (line,) = rows_of(where(table, **values))
-    return line
-
-
-def statistics(line):
-    return [line[name] for name in ("mean", "std", "n", "low", "high")]
 
 
 def test_interval_by_hand():
     table = pd.DataFrame({"group": "aaab", "value": [1.0, 2.0, 3.0, 7.0]} | {"group": list("aaab")})
     found = aggregate(table, ["group"])
     half = T_OF_3 / np.sqrt(3)
-    assert statistics(only(found, group="a")) == pytest.approx(
+    assert statistics_of(only(found, group="a")) == pytest.approx(
         [2, 1, 3, 2 - half, 2 + half], abs=1e-6
     )
-    one = statistics(only(found, group="b"))
+    one = statistics_of(only(found, group="b"))
     assert one[0] == 7 and one[2] == 1 and np.isnan([one[1], one[3], one[4]]).all()
 
 
@@ -105,53 +71,8 @@ def test_paired_differences_by_hand():
     found = paired_differences(runs.assign(macs_kept=0.5))
     line = only(found, method="dropout", reference="none")
     half = 0.1 * T_OF_3 / np.sqrt(3)
-    assert statistics(line) == pytest.approx([0.2, 0.1, 3, 0.2 - half, 0.2 + half], abs=1e-6)
+    assert statistics_of(line) == pytest.approx([0.2, 0.1, 3, 0.2 - half, 0.2 + half], abs=1e-6)
     assert list(found["measure"]) == ["test_top1"]
-
-
-def test_gains_of_recovery_by_hand():
-    pruned = points({("none", 0): {0.5: 0.5}, ("none", 1): {0.5: 0.25}, ("dropout", 0): {0.5: 0.5}})
-    mended = points(
-        {
-            ("none", 1): {0.5: 0.75},
-            ("none", 0): {0.5: 0.75},
-            ("none", 2): {0.5: 1.0},  # not measured as pruned
-            ("dropout", 0): {0.5: 0.25, 0.9: 0.125},
-        }
-    ).assign(recovery="batch_norm")
-    found = recovery_gains(pd.concat([pruned, mended, pruned.iloc[:0]]))
-    line = only(found, method="none")
-    half = 0.125 * T_OF_2  # std / sqrt(2)
-    assert (line["recovery"], line["sparsity"]) == ("batch_norm", 0.5)
-    assert statistics(line) == pytest.approx(
-        [0.375, np.sqrt(2) * 0.125, 2, 0.375 - half, 0.375 + half], abs=1e-6
-    )
-    assert only(found, method="dropout")["mean"] == -0.25  # recovery can harm
-    assert recovery_gains(pruned).empty
-
-
-def test_each_method_has_its_own_best_recovery_by_validation_images():
-    def both(recovery, of_none, of_dropout, validation):
-        curves = {("none", 0): of_none, ("none", 1): of_none, ("dropout", 0): of_dropout}
-        table = points(curves, recovery)
-        values = table["method"].map(validation) + 0.1 * table["seed"]
-        return table.assign(validation_top1=values)
-
-    one = both("none", {0.0: 0.9, 0.5: 0.5}, {0.5: 0.25}, {"none": 0.5, "dropout": 0.5})
-    other = both("batch_norm", {0.0: 0.8, 0.5: 0.75}, {0.5: 0.125}, {"none": 0.4, "dropout": 0.6})
-    found = best_recovery(pd.concat([one, other], ignore_index=True))
-    assert set(found["recovery"]) == {"best"}
-    # By validation, which says otherwise than the test images.
-    values = found.set_index(["method", "seed", "sparsity"])["test_top1"].to_dict()
-    assert values == {
-        ("none", 0, 0.0): 0.9,
-        ("none", 1, 0.0): 0.9,
-        ("none", 0, 0.5): 0.5,
-        ("none", 1, 0.5): 0.5,
-        ("dropout", 0, 0.5): 0.125,
-    }
-    assert best_recovery(one).empty
-    assert best_recovery(pd.concat([one, other]).drop(columns="validation_top1")).empty
 
 
 def test_differences_are_within_a_problem_and_one_method_has_none():
@@ -213,7 +134,7 @@ def test_losses_of_classes_by_hand():
     assert found["class"].tolist() == [0, 1, 2]
     half = 0.125 * T_OF_2
     line = only(found, **{"class": 0})
-    assert statistics(line) == pytest.approx(
+    assert statistics_of(line) == pytest.approx(
         [0.375, 0.25 / np.sqrt(2), 2, 0.375 - half, 0.375 + half], abs=1e-6
     )
     # What is not known of one seed does not count.
@@ -277,7 +198,7 @@ def test_summary_by_hand():
     assert mean("dropout", "class_loss_at_50") == (0.25 + 0.75) / 2
     assert (mean("none", "ece_at_0"), mean("none", "ece_at_50")) == (0.0, 1.0)
     assert (mean("none", "loss_at_0"), mean("none", "loss_at_50")) == (0.0, 0.5)
-    assert statistics(only(found, method="none", number="top1_at_0"))[:3] == pytest.approx(
+    assert statistics_of(only(found, method="none", number="top1_at_0"))[:3] == pytest.approx(
         [0.99, 0.02 / np.sqrt(2), 2], abs=1e-6
     )
 
