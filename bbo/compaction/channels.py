@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bbo.compaction.tracing.program import Arrays, Member, Traced, trace
+from bbo.compaction.tracing.arrays import Arrays, Member
+from bbo.compaction.tracing.program import Traced, trace
 from bbo.types import PyTree, UsageError
 
 Cut = dict[Member, np.ndarray]

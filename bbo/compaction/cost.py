@@ -10,8 +10,9 @@ import numpy as np
 from jax.extend import core
 
 from bbo import trees
+from bbo.compaction.tracing.arrays import Arrays, Program, Step
 from bbo.compaction.tracing.flow.positions import shape_of
-from bbo.compaction.tracing.program import Arrays, Program, Step, trace
+from bbo.compaction.tracing.program import trace
 from bbo.types import Params, PyTree, UsageError
 
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from bbo import trees
 from bbo.compaction.channels import Channels
+from bbo.compaction.tracing.arrays import Arrays, Program, Step
 from bbo.compaction.tracing.flow.positions import length, shape_of
 from bbo.compaction.tracing.flow.rules import ELEMENTWISE
-from bbo.compaction.tracing.program import Arrays, Program, Step
 from bbo.types import PyTree
 
 Zeros = tuple[np.ndarray, ...]

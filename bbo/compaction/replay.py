@@ -9,8 +9,8 @@ import numpy as np
 from jax import lax
 
 from bbo.compaction.channels import Channels, Cut, find_channels
+from bbo.compaction.tracing.arrays import Program, Step
 from bbo.compaction.tracing.flow.positions import shape_of
-from bbo.compaction.tracing.program import Program, Step
 from bbo.types import Array, PyTree
 
 
