@@ -2,6 +2,7 @@
 
 from bbo.compaction.channels import Channels, Cut, Group, cut_of, find_channels
 from bbo.compaction.cost import count_macs
+from bbo.compaction.kernels import Kernel, find_kernels
 from bbo.compaction.removal import Compact, compact, dead_channels, shares_left, smaller
 
 __all__ = [
@@ -9,11 +10,13 @@ __all__ = [
     "Compact",
     "Cut",
     "Group",
+    "Kernel",
     "compact",
     "count_macs",
     "cut_of",
     "dead_channels",
     "find_channels",
+    "find_kernels",
     "shares_left",
     "smaller",
 ]

@@ -54,11 +54,46 @@ class Channels(NamedTuple):
     traced: Traced
     labels: np.ndarray
     """The channel of each position of each array."""
+    part: str = ""
+    """What the names of all variables begin with that are meant, as ``params/``, and is left out in
+    the groups; see ``within``."""
 
     @property
     def removable(self) -> list[Group]:
         """The groups from which channels can be removed."""
         return [group for group in self.groups if not group.fixed]
+
+    def own_name(self, name: str) -> str | None:
+        """A variable's name without ``part``; None if it does not begin so."""
+        return name.removeprefix(self.part) if name.startswith(self.part) else None
+
+    def within(self, collection: str) -> "Channels":
+        """The same, as seen from one collection of the variables, with names within it.
+
+        Args:
+          collection: ``params``, of Linen's ``{"params": ..., "batch_stats": ...}``.
+
+        Raises:
+          UsageError: there is no such collection.
+        """
+        prefix = f"{collection}/"
+        groups = [part for group in self.groups if (part := _within(group, prefix))]
+        if not groups:
+            names = sorted({name.partition("/")[0] for name in self.traced.names})
+            raise UsageError(f"there is no {collection!r} among the variables: {', '.join(names)}")
+        return self._replace(groups=groups, part=f"{self.part}{prefix}")
+
+
+def _within(group: Group, prefix: str) -> Group | None:
+    """The members whose names begin so, without that beginning."""
+    names = {
+        member: (member[0].removeprefix(prefix), member[1])
+        for member in group.members
+        if member[0].startswith(prefix)
+    }
+    members = {names[member]: group.members[member] for member in names}
+    readers = frozenset(names[member] for member in names if member in group.readers)
+    return Group(members, readers, group.fixed) if members else None
 
 
 def find_channels(function: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -> Channels:

@@ -13,7 +13,6 @@ arXiv 1804.08042 (Bridgeout); arXiv 1904.08050 (Sparseout).
 """
 
 import functools
-import math
 import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,8 +20,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bbo import trees
 from bbo.noise.bernoulli import draw_bernoulli
+from bbo.noise.selection import Where, perturb_selected
 from bbo.noise.targeting import weakest, weakest_maps
 from bbo.settings.catalog import UNITS
 from bbo.trees import wide
@@ -46,33 +45,11 @@ class Regulariser(NamedTuple):
     trained in place of the whole one. Running statistics stay as they are."""
 
 
-def spatial_kernels(name: str, leaf: Any) -> bool:
-    """Whether a parameter is the kernel ``[kh, kw, in, out]`` of a convolution larger than 1x1."""
-    del name
-    return getattr(leaf, "ndim", 0) >= 4 and math.prod(leaf.shape[:-2]) > 1
-
-
-def perturb_selected(
-    rng: Rng, params: Params, on: trees.Selector, transform: Callable[[Rng, Array], Array]
-) -> Params:
-    """Applies ``transform(key, leaf)`` to the selected leaves, each with a key of its own name.
-
-    Raises:
-      UsageError: ``on`` matches no parameter.
-    """
-
-    def perturb(name: str, leaf: Array, chosen: bool) -> Array:
-        key = jax.random.fold_in(rng, zlib.crc32(name.encode()))
-        return transform(key, leaf) if chosen else leaf
-
-    return trees.map_named(perturb, params, trees.select(params, on))
-
-
 def _on_weights(
     perturb: Callable[[Array, Array], Array],
     *,
     rate: float | Array,
-    on: trees.Selector,
+    where: Where,
     target_fraction: float = 1.0,
     target_unit: str = "kernel",
     nested: bool = False,
@@ -90,7 +67,7 @@ def _on_weights(
             targeted = None if everywhere else weakest(w, share, target_unit)
             return perturb_kept(perturb, w, keep, rate, targeted)
 
-        return perturb_selected(rng, params, on, transform)
+        return perturb_selected(rng, params, where, transform)
 
     return noisy
 
