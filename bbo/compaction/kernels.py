@@ -83,23 +83,23 @@ def find_kernels(found: Channels) -> dict[str, Kernel]:
         name = found.own_name(whole)
         if name is None or not jnp.issubdtype(avals[whole].dtype, jnp.inexact):
             continue
-        axes = [tuple(axis for axis in sorted(own) if role in own[axis]) for role in ROLES]
+        axes = {role: tuple(axis for axis in sorted(own) if role in own[axis]) for role in ROLES}
         twice = [
             f"axis {axis} is {' and '.join(sorted(own[axis]))}"
             for axis in own
             if len(own[axis]) > 1
         ]
-        kernels[name] = Kernel(name, shape_of(avals[whole]), *axes, ", ".join(twice))
+        kernels[name] = Kernel(name, shape_of(avals[whole]), **axes, ambiguous=", ".join(twice))
     return kernels
 
 
 def removable_kernels(found: Channels) -> dict[str, Kernel]:
     """The kernels that put out channels which can be removed, by name."""
-    put_out = {member for group in found.removable for member in group.writers}
+    members = {member for group in found.removable for member in group.members}
     return {
         name: kernel
         for name, kernel in find_kernels(found).items()
-        if any((name, axis) in put_out for axis in kernel.outputs)
+        if any((name, axis) in members for axis in kernel.outputs)
     }
 
 
