@@ -115,7 +115,7 @@ def find_channels(function: Callable[..., PyTree], variables: PyTree, *inputs: P
     """
     traced = trace(function, variables, *inputs)
     labels = _components(traced.arrays)
-    return Channels(_groups(traced, labels), traced, labels)
+    return Channels(groups_in(traced, labels), traced, labels)
 
 
 def _components(arrays: Arrays) -> np.ndarray:
@@ -131,7 +131,7 @@ def _components(arrays: Arrays) -> np.ndarray:
     return sparse.csgraph.connected_components(graph, directed=False)[1]
 
 
-def _groups(traced: Traced, labels: np.ndarray) -> list[Group]:
+def groups_in(traced: Traced, labels: np.ndarray) -> list[Group]:
     """Channels that have a position in a parameter, by the axes on which they have some."""
     arrays, names = traced.arrays, traced.names
     reasons: dict[int, str] = {}
@@ -160,7 +160,7 @@ def _groups(traced: Traced, labels: np.ndarray) -> list[Group]:
 def labels_of(found: Channels, group: Group) -> np.ndarray:
     """The label of each channel of a group."""
     (name, axis), positions = next(iter(group.members.items()))
-    nodes = found.traced.arrays.nodes[found.traced.names.index(name)][axis]
+    nodes = found.traced.arrays.nodes[found.traced.names.index(found.part + name)][axis]
     return found.labels[nodes[positions[:, 0]]]
 
 

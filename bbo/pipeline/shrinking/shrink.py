@@ -20,7 +20,6 @@ from bbo.pipeline.prunable import prunable
 from bbo.pipeline.run import Run, accuracy_on, set_up
 from bbo.pipeline.shrinking.goal import Goal, out_of_reach, share_of_time, sparsities_for
 from bbo.pipeline.shrinking.unremovable import Staying, staying_filters, zero_filters
-from bbo.pruning.groups import groups_of
 from bbo.settings.config import ExperimentConfig, override
 from bbo.training import preemption
 from bbo.training.devices import replicate
@@ -113,10 +112,8 @@ def _removed(
     difference = _difference(run, (run.programs.model, masked), (model, small))
     if not difference <= TOLERANCE:
         raise RunError(f"the small network differs from the masked one: {difference:.1e}")
-    left, groups = (
-        compaction.shares_left(variables, cut, run.macs),
-        groups_of(found.groups, "params"),
-    )
+    left = compaction.shares_left(variables, cut, run.macs)
+    groups = found.within("params").groups
     selected = pruning.eligible(variables["params"], prunable(run.config, "filter"))
     stay = [
         *staying_filters(groups, variables["params"], selected),
