@@ -14,7 +14,11 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    package_data={"experiments": ["published/*.csv"], "launch.slurm": ["job.sh"]},
+    package_data={
+        "bbo": ["py.typed"],
+        "experiments": ["published/*.csv"],
+        "launch.slurm": ["job.sh"],
+    },
     packages=find_packages(include=["bbo*", "experiments*", "launch*"]),
     install_requires=[
         "absl-py>=2.1",
