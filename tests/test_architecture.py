@@ -17,7 +17,7 @@ FLOORS = [
     {"bbo.trees", "bbo.settings"},
     {"bbo.noise", "bbo.compaction", "bbo.models", "bbo.data"},
     {"bbo.pruning", "bbo.training"},
-    {"bbo.pipeline"},
+    {"bbo.pipeline", "bbo.__main__"},
     {"experiments"},
     {"launch"},
 ]
