@@ -49,8 +49,8 @@ scale = functools.partial(start, "experiments.scale")
 def launch() -> int:
     """``bbo-launch HOW ARGUMENTS``."""
     if len(sys.argv) < 2 or sys.argv[1] not in LAUNCHERS:
-        given = sys.argv[1] if len(sys.argv) > 1 else "nothing"
-        return _mistake(f"bbo-launch is followed by {given}; name one of {', '.join(LAUNCHERS)}")
+        allowed = ", ".join(LAUNCHERS)
+        return _mistake(f"the launcher is {' '.join(sys.argv[1:2])!r}; it must be one of {allowed}")
     return start(f"launch.{sys.argv[1]}", sys.argv[2:])
 
 

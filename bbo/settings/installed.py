@@ -6,7 +6,6 @@ in gets no modules of such common names; there, console scripts and ``python -m 
 """
 
 import pathlib
-import re
 
 NAME = "batch-bridgeout"
 """On PyPI, where ``bbo`` is the name of another package."""
@@ -23,20 +22,17 @@ def programs_folder() -> pathlib.Path:
     return INSIDE if in_wheel() else INSIDE.parents[1]
 
 
-def with_names_here(text: str, *, wheel: bool | None = None) -> str:
-    """A text in which the programs are called by the commands that start them here.
+def with_names_here(text: str) -> str:
+    """A text in which programs are called by the commands that start them here.
 
     Args:
-      text: with ``python -m experiments.NAME`` and ``python -m launch.NAME``.
-      wheel: whether this is a wheel; found out by default.
-
-    >>> with_names_here("python -m launch.local SPEC, python -m experiments.run", wheel=True)
-    'bbo-launch local SPEC, bbo-run'
+      text: with ``python -m experiments.NAME`` and ``python -m launch.NAME``, which a wheel has as
+        the console scripts ``bbo-NAME`` and ``bbo-launch NAME``.
     """
-    if not (in_wheel() if wheel is None else wheel):
+    if not in_wheel():
         return text
-    text = re.sub(r"python -m launch\.(\w+)", r"bbo-launch \1", text)
-    return re.sub(r"python -m experiments\.(\w+)", r"bbo-\1", text)
+    text = text.replace("python -m launch.", "bbo-launch ")
+    return text.replace("python -m experiments.", "bbo-")
 
 
 def how_to_install(*modules: str) -> str:
