@@ -28,13 +28,19 @@ from bbo.trees import wide
 from bbo.types import Array, Params, PyTree, Rng, UsageError, require, require_one_of
 
 
-class Regulariser(NamedTuple):
-    """Pure functions, any of which may be None (no noise there)."""
+def unchanged(rng: Rng, x: PyTree, **options: Any) -> PyTree:
+    """What is there where no noise is: ``x`` itself."""
+    del rng, options
+    return x
 
-    weights: Callable[[Rng, Params], Params] | None = None
+
+class Regulariser(NamedTuple):
+    """Pure functions. Where there is no noise they give back what they are given."""
+
+    weights: Callable[[Rng, Params], Params] = unchanged
     """``(rng, params) -> noisy params``."""
 
-    activations: Callable[..., Array] | None = None
+    activations: Callable[..., Array] = unchanged
     """``(rng, x, *, index) -> noisy x``; ``index`` [n] holds positions in the global batch."""
 
     per_example: bool = False
@@ -43,6 +49,16 @@ class Regulariser(NamedTuple):
     network: Callable[[PyTree, Array], Array] | None = None
     """``(variables, images) -> logits`` in training mode, of a network of another size that is
     trained in place of the whole one. Running statistics stay as they are."""
+
+    @property
+    def perturbs_weights(self) -> bool:
+        """Whether there is noise on weights."""
+        return self.weights is not unchanged
+
+    @property
+    def perturbs_activations(self) -> bool:
+        """Whether there is noise on activations."""
+        return self.activations is not unchanged
 
 
 def _on_weights(
@@ -96,9 +112,9 @@ def paused(regulariser: Regulariser, pause: Array) -> Regulariser:
     if regulariser.network:
         raise UsageError("a network of another size cannot be paused; take the whole one instead")
 
-    def unless(noise: Callable[..., Any] | None) -> Callable[..., Any] | None:
-        if noise is None:
-            return None
+    def unless(noise: Callable[..., Any]) -> Callable[..., Any]:
+        if noise is unchanged:
+            return unchanged
 
         def noisy(rng: Rng, x: PyTree, **options: Any) -> PyTree:
             found = noise(rng, x, **options)
@@ -131,7 +147,11 @@ def _on_activations(
 
 
 def none() -> Regulariser:
-    """No noise."""
+    """No noise.
+
+    >>> none().weights(jax.random.key(0), {"kernel": 1.0}), none().perturbs_weights
+    ({'kernel': 1.0}, False)
+    """
     return Regulariser()
 
 

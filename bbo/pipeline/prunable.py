@@ -118,7 +118,7 @@ def check_selections(config: ExperimentConfig, model: nn.Module, params: Params)
         except UsageError as error:
             raise UsageError(f"{setting}: {error}") from None
     noise = create_regulariser(config.noise, prune=pruned_at(config, model))
-    if noise.weights:
+    if noise.perturbs_weights:
         jax.eval_shape(noise.weights, jax.random.key(0), params)
     for granularity in config.pruning.granularity:
         jax.eval_shape(
