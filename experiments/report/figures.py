@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -137,6 +137,22 @@ def styles_of(methods: Sequence[str]) -> dict[str, dict[str, Any]]:
         }
         for i, method in enumerate(methods)
     }
+
+
+def runs_text(counts: Collection[int]) -> str:
+    """What a curve is the mean of.
+
+    >>> runs_text([1, 1]), runs_text([3, 2])
+    ('one run each', 'mean of 2 to 3 runs, shaded from 3 on: 95 % interval of the mean')
+    """
+    fewest, most = min(counts), max(counts)
+    if most == 1:
+        return "one run each"
+    number = str(most) if fewest == most else f"{fewest} to {most}"
+    if most < FEWEST:
+        return f"mean of {number} runs"
+    of_some = "" if fewest >= FEWEST else f" from {FEWEST} on"
+    return f"mean of {number} runs, shaded{of_some}: 95 % interval of the mean"
 
 
 def fingerprint(figure: Figure) -> str:

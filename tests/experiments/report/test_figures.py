@@ -73,8 +73,8 @@ def test_an_interval_of_two_runs_is_not_drawn(tmp_path):
         _, curves = statistics(tmp_path / str(count), *runs[:count])
         (band,) = drawn(curves).get_axes()[0].collections
         assert len([path for path in band.get_paths() if len(path.vertices)]) == shown
-    assert program.runs_text([2, 2]) == "mean of 2 runs"
-    assert program.runs_text([3, 5, 2]).startswith("mean of 2 to 5 runs, shaded from 3 on: ")
+    assert figures.runs_text([2, 2]) == "mean of 2 runs"
+    assert figures.runs_text([3, 5, 2]).startswith("mean of 2 to 5 runs, shaded from 3 on: ")
 
 
 def test_figures_draw_means_and_intervals(tmp_path):
