@@ -1,6 +1,7 @@
 """The figures of a comparison: accuracy against what is removed or kept, with intervals."""
 
 import hashlib
+import itertools
 import json
 import math
 import textwrap
@@ -13,15 +14,28 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bbo.pipeline.curve_file import recovery_text
-from experiments.report.statistics import split, where
+from experiments.report.statistics import CURVE, split, where
 
-COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+COLOURS = ("#D55E00", "#56B4E9", "#CC79A7", "#009E73", "#0072B2", "#E69F00", "#000000")
 """Okabe and Ito's, told apart by the colour-blind; but for the yellow, too light for lines."""
+COLOUR_OF = {
+    "none": "#000000",
+    "dropout": "#E69F00",
+    "batch_bridgeout": "#0072B2",
+    "nested_dropping": "#009E73",
+    "recipe": "#009E73",  # which is nested dropping
+    "CrAM+": "#CC79A7",
+    "dropconnect": "#56B4E9",
+    "targeted_dropout": "#D55E00",
+}
+"""Of methods, by their name or its first word: the same in every figure."""
 MARKERS = "os^DvPX*"
 DASHES = ("-", "-.", ":")
-"""For the first seven methods, the next and so on; ``--`` is the paper's."""
+"""Solid as far as the colours go, then the others; ``--`` is the paper's."""
 DIGITS = 6
 """After the point, of a number that is compared."""
+BAND = 0.09
+"""Opacity of an interval: several may lie over each other, and the lines are to be seen."""
 FEWEST = 3
 """Runs, for an interval to be drawn: of two it is more than twelve standard errors wide."""
 LETTERS = 12
@@ -65,7 +79,28 @@ AXES = {
         True,
     ),
 }
-"""Those whose measure the curves have are drawn."""
+"""Which of them are drawn: see ``distinct_axes``."""
+
+
+SAME = 0.02
+"""Shares that differ by no more look the same in a figure."""
+
+
+def distinct_axes(statistics: pd.DataFrame) -> list[str]:
+    """The names of the axes that were measured and show what no axis before them shows.
+
+    Where filters of all layers go alike, the multiply-adds and parameters that are kept mirror the
+    filters that are removed.
+    """
+    kept: dict[str, pd.Series] = {}
+    for name, axis in AXES.items():
+        measured = where(statistics, measure=axis.measure).dropna(subset="mean")
+        shares = measured.set_index([*CURVE, "sparsity"])["mean"]
+        shares = shares if axis.falls else 1 - shares
+        shown = any((shares - other).abs().max() <= SAME for other in kept.values())
+        if len(shares) and not shown:
+            kept[name] = shares
+    return list(kept)
 
 
 def comparison_figure(
@@ -90,7 +125,8 @@ def comparison_figure(
         list(statistics[name].unique()) for name in ("granularity", "recovery")
     )
     shape = len(granularities), len(recoveries)
-    figure = Figure(figsize=(5.2 * shape[1], 0.7 + 3.9 * shape[0]), layout="constrained")
+    size = max(7, 5.2 * shape[1]), 0.7 + 3.9 * shape[0]
+    figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(*shape, squeeze=False, sharey=True)
     styles = styles_of(list(statistics["method"].unique()))
     for granularity, row in zip(granularities, panels, strict=True):
@@ -128,14 +164,27 @@ def legend_of(panels: Iterable[Axes]) -> dict[str, Any]:
 
 
 def styles_of(methods: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """A colour, a marker and a kind of line for each method, no two of them alike."""
+    """A colour, a marker and a kind of line for each method, no two of them alike.
+
+    Methods of ``COLOUR_OF`` have their colour; the others take what is left, in order.
+    """
+    turns = range(len(methods) // (len(COLOURS) * len(DASHES)) + 1)
+    free = list(itertools.product(turns, DASHES, range(len(COLOURS))))
+    looks = {}
+    for name_of in (str, lambda method: method.split()[0]):
+        for method in methods:
+            colour = COLOUR_OF.get(name_of(method))
+            own = (0, DASHES[0], COLOURS.index(colour)) if colour else None
+            if method not in looks and own in free:
+                looks[method] = free.pop(free.index(own))
+    looks |= {method: free.pop(0) for method in methods if method not in looks}
     return {
         method: {
-            "color": COLOURS[i % len(COLOURS)],
-            "marker": MARKERS[i % len(MARKERS)],
-            "linestyle": DASHES[i // len(COLOURS) % len(DASHES)],
+            "color": COLOURS[colour],
+            "marker": MARKERS[(colour + turn) % len(MARKERS)],
+            "linestyle": dash,
         }
-        for i, method in enumerate(methods)
+        for method, (turn, dash, colour) in looks.items()
     }
 
 
@@ -187,7 +236,7 @@ def draw_curves(
         # Outside of what accuracies can be, the interval says nothing.
         limits = accuracy[["low", "high"]].where(accuracy["n"] >= FEWEST).clip(0, 1)
         low, high = 100 * limits.to_numpy().T
-        panel.fill_between(x, low, high, color=style["color"], alpha=0.18, linewidth=0)
+        panel.fill_between(x, low, high, color=style["color"], alpha=BAND, linewidth=0)
 
 
 def draw_published(

@@ -165,7 +165,7 @@ def _of_problem(table: pd.DataFrame, group: Method) -> pd.DataFrame:
 def write_figures(
     groups: Sequence[Method], curves: pd.DataFrame, best: pd.DataFrame, out: pathlib.Path
 ) -> dict[str, str]:
-    """A figure for each axis that was measured; gives what is on it, by the name of the file.
+    """A figure for each axis that shows something new; gives what is on it, by the file's name.
 
     And one of what each method reaches with its best recovery, if that is known.
     """
@@ -173,19 +173,17 @@ def write_figures(
     stem = f"{dataset}_{network}" + ("" if width == 1 else f"_width{width:g}")
     published, note = published_curves(groups[0])
     title = f"{problem_text(groups[0])}: {figures.runs_text([len(group.runs) for group in groups])}"
-    names, measured = {}, set(curves.dropna(subset="mean")["measure"])
-    for name, axis in figures.AXES.items():
-        if axis.measure not in measured:
-            continue
+    names = {}
+    for name in figures.distinct_axes(curves):
         is_removed = name == "removed"
         figure = figures.comparison_figure(
             curves,
-            axis,
+            figures.AXES[name],
             title=title + (f"\n{note}" if is_removed and note else ""),
             published=published if is_removed else None,
             noise_of={group.method: group.settings["noise"] for group in groups},
         )
-        names[f"{stem}_{name}.png"] = axis.short
+        names[f"{stem}_{name}.png"] = figures.AXES[name].short
         _save(figure, out / f"{stem}_{name}.png")
     if len(best):
         figure = figures.comparison_figure(best, figures.AXES["removed"], title=title)
