@@ -113,6 +113,8 @@ def comparison_figure(
 ) -> Figure:
     """Mean test accuracy with its 95 % interval, a panel for each granularity and recovery.
 
+    Granularities that do not move along the axis are left out.
+
     Args:
       statistics: of one problem, from ``statistics.curve_statistics``.
       axis: one of ``AXES``.
@@ -121,9 +123,7 @@ def comparison_figure(
         ``percent_filters_pruned`` and ``accuracy_mean`` (%).
       noise_of: the regulariser of each method, by which its published curve gets its colour.
     """
-    granularities, recoveries = (
-        list(statistics[name].unique()) for name in ("granularity", "recovery")
-    )
+    granularities, recoveries = moving(statistics, axis), list(statistics["recovery"].unique())
     shape = len(granularities), len(recoveries)
     size = max(7, 5.2 * shape[1]), 0.7 + 3.9 * shape[0]
     figure = Figure(figsize=size, layout="constrained")
@@ -142,6 +142,16 @@ def comparison_figure(
         row[0].set_ylabel("test accuracy (%)")
     _add_legend_and_title(figure, title)
     return figure
+
+
+def moving(statistics: pd.DataFrame, axis: Axis) -> list[str]:
+    """The granularities whose curves move along an axis; all where none does.
+
+    Single weights, for instance, leave no channel without a use.
+    """
+    shares = where(statistics, measure=axis.measure).groupby("granularity", sort=False)["mean"]
+    spread = shares.max() - shares.min()
+    return list(spread.index[spread > SAME]) or list(spread.index)
 
 
 def _add_legend_and_title(figure: Figure, title: str) -> None:

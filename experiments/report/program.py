@@ -206,7 +206,7 @@ def published_curves(group: Method) -> tuple[pd.DataFrame | None, str]:
     if not path.exists():
         return None, ""
     if width != 1:
-        return None, f"width {width:g}, the paper: 1"
+        return None, "the curves of the paper, of width 1, are left out"
     curves = pd.read_csv(path, comment="#", keep_default_na=False)
     return curves, "dashed: Khan & Stavness 2020, by the protocol of the paper"
 

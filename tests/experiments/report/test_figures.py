@@ -23,7 +23,10 @@ def test_the_paper_is_laid_over_filters_of_full_width_only(tmp_path):
     assert published is not None and "Khan & Stavness 2020" in note
     assert sorted(published["method"].unique()) == ["batch_bridgeout", "dropout", "none"]
     assert published["accuracy_mean"].max() < 100
-    assert program.published_curves(narrow) == (None, "width 0.125, the paper: 1")
+    assert program.published_curves(narrow) == (
+        None,
+        "the curves of the paper, of width 1, are left out",
+    )
     digits = Method("none", methods.settings_of(BASE), [])
     assert program.published_curves(digits) == (None, "")
     own = curves[curves["width"] == 1]
@@ -53,6 +56,16 @@ def test_an_axis_is_drawn_if_it_shows_something_new(tmp_path):
     assert figures.distinct_axes(curves.assign(mean=curves["mean"] + 0.1 * one))[1:] == ["macs"]
     unknown = curves.assign(mean=curves["mean"].where(curves["measure"] != "achieved_sparsity"))
     assert figures.distinct_axes(unknown) == ["macs"]  # which params show again
+
+
+def test_a_granularity_that_stays_where_it_is_has_no_panel(tmp_path):
+    _, curves = statistics(tmp_path, {"noise": "none"})
+    still = (curves["granularity"] == "weight") & (curves["measure"] == "macs_kept")
+    moved = curves.assign(mean=curves["mean"].where(~still, 1.0))
+    figure = figures.comparison_figure(moved, figures.AXES["macs"], title="a title")
+    assert [panel.get_title() for panel in figure.get_axes()] == ["filters, as pruned"]
+    nothing = curves.assign(mean=curves["mean"].where(curves["measure"] != "macs_kept", 1.0))
+    assert figures.moving(nothing, figures.AXES["macs"]) == ["filter", "weight"]
 
 
 def test_the_legend_has_the_curves_of_all_panels(tmp_path):
