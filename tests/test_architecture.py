@@ -216,7 +216,9 @@ def test_every_test_file_names_a_module_of_its_room():
         # test_golden_NAME compares a module, or a room, with recorded values of the authors'
         # program; test_NAME_TOPIC is a part of its tests.
         names = {child.stem for child in folder.iterdir()} | {folder.name}
-        names |= {"architecture", "processes", "readme"} if room == pathlib.Path() else set()
+        names |= (
+            {"architecture", "processes", "readme", "docs"} if room == pathlib.Path() else set()
+        )
         topic = path.stem.removeprefix("test_").removeprefix("golden_")
         if not f"{topic}_".startswith(tuple(f"{name}_" for name in names)):
             strays.append(str(path.relative_to(ROOT)))
