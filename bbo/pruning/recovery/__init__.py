@@ -9,16 +9,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bbo.pruning.recovery.batch_norm import reestimate_batch_norm
     from bbo.pruning.recovery.biases import correct_biases
+    from bbo.pruning.recovery.functions import correct_function, fitted_kernels, refit_function
     from bbo.pruning.recovery.least_squares import refit
     from bbo.pruning.recovery.statistics import reestimate
 
 _PLACES = {
     "correct_biases": "biases",
+    "correct_function": "functions",
+    "fitted_kernels": "functions",
     "reestimate": "statistics",
     "reestimate_batch_norm": "batch_norm",
     "refit": "least_squares",
+    "refit_function": "functions",
 }
-__all__ = ["correct_biases", "reestimate", "reestimate_batch_norm", "refit"]
+__all__ = [
+    "correct_biases",
+    "correct_function",
+    "fitted_kernels",
+    "reestimate",
+    "reestimate_batch_norm",
+    "refit",
+    "refit_function",
+]
 
 
 def __getattr__(name: str) -> Any:
