@@ -79,11 +79,11 @@ def find_channels(function: Callable[..., PyTree], variables: PyTree, *inputs: P
     out 2 it is an axis of the result
     """
     traced = trace(function, variables, *inputs)
-    labels = _components(traced.arrays)
+    labels = components(traced.arrays)
     return Channels(_groups(traced, labels), traced, labels)
 
 
-def _components(arrays: Arrays) -> np.ndarray:
+def components(arrays: Arrays) -> np.ndarray:
     """The channel of each position: those with an edge have the same."""
     from scipy import sparse  # Here, as it takes longer to load than the rest of the room.
 

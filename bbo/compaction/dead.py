@@ -10,6 +10,7 @@ import numpy as np
 from bbo import trees
 from bbo.compaction.channels import Channels
 from bbo.compaction.tracing.arrays import Arrays, Program, Step
+from bbo.compaction.tracing.custom import plain_steps
 from bbo.compaction.tracing.flow.positions import length, shape_of
 from bbo.compaction.tracing.flow.rules import ELEMENTWISE
 from bbo.types import PyTree
@@ -86,7 +87,7 @@ def _follow(
             zeros[ref] = _zeros_of(arrays.constants[ref]) if known else _nowhere(arrays.avals[ref])
         return zeros[ref]
 
-    for step in program.steps:
+    for step in plain_steps(program.steps):
         for places in step.flow.sums:
             factors = [(step.operands[array], axis) for array, axis in places]
             is_zero = np.logical_or.reduce([of(ref)[axis] for ref, axis in factors])

@@ -11,12 +11,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from jax.core import Tracer
 
 from bbo import trees
 from bbo.compaction.channels import Channels, Cut, check_cut, cut_of, find_channels, labels_of
 from bbo.compaction.dead import summed_channels
+from bbo.compaction.derivatives import without_rules
 from bbo.compaction.replay import smaller_function
+from bbo.compaction.sizes import sizes_of
 from bbo.types import Array, PyTree
 
 
@@ -28,6 +31,9 @@ class Compact(NamedTuple):
     function: Callable[..., PyTree]
     """``function(variables, *inputs)``: pure, may be compiled, and takes any batch size."""
     cut: Cut
+    inlined: tuple[str, ...] = ()
+    """Functions with a ``jax.custom_jvp`` or ``jax.custom_vjp`` that cannot be done with fewer
+    channels: they are the same, but their derivatives are those of their programs."""
 
 
 def compact(
@@ -58,7 +64,10 @@ def compact(
     shapes = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), variables
     )
-    return Compact(smaller(variables, cut), smaller_function(function, shapes, cut), cut)
+    inlined = without_rules(sizes_of(found, cut))
+    if inlined:
+        logging.warning("derivatives of their own are lost of %s", ", ".join(inlined))
+    return Compact(smaller(variables, cut), smaller_function(function, shapes, cut), cut, inlined)
 
 
 def dead_channels(found: Channels, variables: PyTree) -> Cut:

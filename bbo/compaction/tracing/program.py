@@ -1,7 +1,8 @@
 """A function as one list of primitives, with a number for each position along each axis.
 
-Calls are inlined; loops and branches hold programs of their own (``control``). Positions
-that live and die together are joined by edges, by the rules of ``flow.rules``.
+Calls are inlined; loops and branches hold programs of their own (``control``), and so do functions
+with derivatives of their own (``custom``). Positions that live and die together are joined by
+edges, by the rules of ``flow.rules``.
 """
 
 import itertools
@@ -12,8 +13,19 @@ import jax
 from jax.extend import core
 
 from bbo import trees
-from bbo.compaction.tracing.arrays import Arrays, Program, Step, add, constant, fix, opened, record
+from bbo.compaction.tracing.arrays import (
+    Arrays,
+    Program,
+    Step,
+    add,
+    constant,
+    empty,
+    fix,
+    opened,
+    record,
+)
 from bbo.compaction.tracing.control import CONTROL
+from bbo.compaction.tracing.custom import CUSTOM, called
 from bbo.compaction.tracing.flow.positions import Call, shape_of
 from bbo.compaction.tracing.flow.rules import flow_of
 from bbo.types import PyTree
@@ -24,8 +36,6 @@ INLINED = {
     "remat": "jaxpr",
     "remat2": "jaxpr",
     "checkpoint": "jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
 }
 """Primitives that do nothing but call a program, and the parameter that holds it."""
 
@@ -45,7 +55,7 @@ def trace(function: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -
     """Reads ``function(variables, *inputs)``; shapes and dtypes of the arguments suffice."""
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(variables, *inputs)
     names = list(trees.flatten(variables))
-    arrays = Arrays([], [], [], [], {}, [], [], set(), itertools.count())
+    arrays = empty()
     refs = []
     for name, aval in itertools.zip_longest(names, closed.in_avals):
         axes = range(len(shape_of(aval)))
@@ -62,7 +72,7 @@ def trace(function: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -
 
 
 def read(arrays: Arrays, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[int]) -> Program:
-    """A jaxpr with all calls inlined."""
+    """A jaxpr with all calls inlined, but for those that have derivatives of their own."""
     steps: list[Step] = []
     known = dict(zip(jaxpr.invars, inputs, strict=True))
     for var, value in zip(jaxpr.constvars, consts, strict=True):
@@ -82,7 +92,10 @@ def read(arrays: Arrays, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[int
         else:
             avals = [var.aval for var in equation.outvars]
             more = (arrays, equation, operands, avals)
-            step = CONTROL[name](read, *more) if name in CONTROL else _step(*more)
+            if name in CUSTOM:
+                step = called(read, arrays, equation, operands)
+            else:
+                step = CONTROL[name](read, *more) if name in CONTROL else _step(*more)
             steps.append(step)
             results = step.results
         known |= dict(zip(equation.outvars, results, strict=True))
