@@ -14,6 +14,7 @@ import numpy as np
 
 from bbo.compaction.tracing.arrays import Arrays, Member
 from bbo.compaction.tracing.program import Traced, trace
+from bbo.compaction.tracing.reading import UNREAD, arrays_read
 from bbo.types import PyTree, UsageError
 
 Cut = dict[Member, np.ndarray]
@@ -108,10 +109,13 @@ def _groups(traced: Traced, labels: np.ndarray) -> list[Group]:
         for axis, nodes in enumerate(axes):
             for position, label in enumerate(labels[nodes].tolist()):
                 channels[label][name, axis].append(position)
+    read = arrays_read(traced.program)
+    unread = {name for ref, name in enumerate(names) if ref not in read}
     alike = collections.defaultdict(list)
     for label, positions in channels.items():
         kind = tuple((member, len(found)) for member, found in positions.items())
-        alike[kind, reasons.get(label, "")].append(positions)
+        reason = UNREAD if unread.issuperset(name for name, _ in positions) else ""
+        alike[kind, reason or reasons.get(label, "")].append(positions)
     return [
         Group(
             {member: np.array([one[member] for one in units]) for member, _ in kind},

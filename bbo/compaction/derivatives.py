@@ -217,7 +217,7 @@ def _forward(sizes: Sizes, step: Step) -> _Rule | None:
 def _backward(sizes: Sizes, step: Step) -> _Rule | None:
     """(operands, cotangents of inexact results) -> cotangents of inexact operands."""
     inexact, results = _differentiable(sizes, step)
-    avals = sizes.found.traced.arrays.avals
+    avals: list[Any] = sizes.found.traced.arrays.avals
 
     def function(*args: Any) -> tuple[Any, ...]:
         operands, given = args[: len(step.operands)], iter(args[len(step.operands) :])
