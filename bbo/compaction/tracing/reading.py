@@ -17,22 +17,29 @@ def arrays_read(program: Program) -> set[int]:
 
 def _operands_read(step: Step) -> set[int]:
     """Of a step with programs within it: the operands that these read."""
-    operands, params = step.operands, step.params
-    match step.primitive.name:
-        case "cond":
-            always, entering = operands[:1], [operands[1:]] * len(step.inner)
-        case "while":
-            first = params["cond_nconsts"]
-            second = first + params["body_nconsts"]
-            always, entering = (), [operands[:first] + operands[second:], operands[first:]]
-        case name if name == "scan" or name in CUSTOM:
-            always, entering = (), [operands]
-        case _:
-            return set(operands)
-    return set(always).union(
+    entering = entered(step)
+    if not step.inner or not entering:
+        return set(step.operands)
+    first = step.operands[:1] if step.primitive.name == "cond" else ()
+    return set(first).union(
         outer
         for program, given in zip(step.inner, entering, strict=True)
         for needed in [arrays_read(program)]
         for outer, inner in zip(given, program.inputs, strict=True)
         if inner in needed
     )
+
+
+def entered(step: Step) -> list[tuple[int, ...]]:
+    """For each program within a step: the operands that its inputs are, or are parts of."""
+    operands, params = step.operands, step.params
+    match step.primitive.name:
+        case "cond":
+            return [operands[1:]] * len(step.inner)
+        case "while":
+            first = params["cond_nconsts"]
+            second = first + params["body_nconsts"]
+            return [operands[:first] + operands[second:], operands[first:]]
+        case name if name == "scan" or name in CUSTOM:
+            return [operands]
+    return []
