@@ -149,14 +149,10 @@ def _result(
     arrays, ref = facts.arrays, step.results[number]
     if step.inner or not step.flow.ties:
         return _nowhere(arrays.avals[ref])
-    found = tuple(
+    return tuple(
         _along(facts, step, Place(number, axis), parts, is_new, known)
         for axis, (parts, is_new) in enumerate(_parts(arrays, step, number, given))
     )
-    if arrays.varies[ref] or step.primitive.name in STRUCTURAL or not any(map(np.any, found)):
-        return found
-    value = facts.value(ref)
-    return found if value is None else tuple(map(np.logical_and, found, _zeros_of(value)))
 
 
 def _parts(

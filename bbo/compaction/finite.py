@@ -30,11 +30,13 @@ Values = Callable[[int], np.ndarray | None]
 
 GUARDS = frozenset(("select_n",))
 """What comes out is what their author has chosen."""
-MOVES = frozenset(
-    "broadcast_in_dim transpose squeeze reshape concatenate split slice rev copy pad "
-    "convert_element_type".split()
+TOTAL = frozenset(
+    "abs add add_any ceil clamp concatenate conv_general_dilated convert_element_type copy cos "
+    "dot_general erf floor gather logistic max min mul neg reduce_max reduce_min reduce_sum "
+    "reshape rev round sign sin slice split square squeeze stop_gradient sub tanh transpose "
+    "broadcast_in_dim pad".split()
 )
-"""Primitives that move numbers: nothing new comes of them."""
+"""Primitives that give finite numbers for finite ones, so that their values need not be known."""
 
 
 class Risk(NamedTuple):
@@ -76,8 +78,10 @@ class Finite(NamedTuple):
         found = np.zeros((len(step.operands), size), bool)
         for number, ref in enumerate(step.operands):
             risk = (others or {}).get(number) or self.of(ref)
+            if not risk.anywhere:
+                continue
             ties = [t for t in step.flow.ties if t.result == place and t.operand.array == number]
-            found[number] = risk.anywhere and not ties
+            found[number] = not ties
             for tie in ties:
                 marks = (tie.index >= 0) & risk.axes[tie.operand.axis][tie.index]
                 found[number] |= marks.any(axis=1)
@@ -103,7 +107,7 @@ class Finite(NamedTuple):
                 self.risks[ref] = no_risk(aval)
             elif step.inner:
                 self.risks[ref] = self._left(step, number)
-            elif self.arrays.varies[ref] or step.primitive.name in MOVES or self.value(ref) is None:
+            elif self.arrays.varies[ref] or step.primitive.name in TOTAL or self.value(ref) is None:
                 self.risks[ref] = self._passed(step, number, singular)
 
     def _left(self, step: Step, number: int) -> Risk:
@@ -115,7 +119,9 @@ class Finite(NamedTuple):
 
     def _passed(self, step: Step, number: int, singular: Sequence[np.ndarray]) -> Risk:
         aval = self.arrays.avals[step.results[number]]
-        if step.primitive.name in GUARDS:
+        is_singular = not number and any(map(np.any, singular))
+        is_risky = any(self.of(ref).anywhere for ref in step.operands)
+        if step.primitive.name in GUARDS or not (is_singular or is_risky):
             return no_risk(aval)
         counted = [ref not in self.arrays.constants for ref in step.operands]
         others = self._unmasked(step)
@@ -127,7 +133,7 @@ class Finite(NamedTuple):
             (self.at(step, (number, axis), others) & np.array(counted, bool)[:, None]).any(axis=0)
             for axis in range(len(shape_of(aval)))
         ]
-        if any(map(np.any, singular)) and not number:
+        if is_singular:
             for axis, mark in enumerate(marks):
                 along = any(more.any() for other, more in enumerate(singular) if other != axis)
                 marks[axis] = mark | singular[axis] | along
@@ -138,7 +144,8 @@ class Finite(NamedTuple):
         """Of operands that are added: their risks, but for -inf, with which masks are made."""
         if step.primitive.name not in ("add", "max"):
             return {}
-        values = {i: self.value(ref) for i, ref in enumerate(step.operands)}
+        risky = [(i, ref) for i, ref in enumerate(step.operands) if self.of(ref).anywhere]
+        values = {i: self.value(ref) for i, ref in risky}
         return {
             i: risk_of(~(np.isfinite(value) | (value == -np.inf)))
             for i, value in values.items()
