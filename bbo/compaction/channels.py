@@ -62,13 +62,17 @@ class Channels(NamedTuple):
         return [group for group in self.groups if not group.fixed]
 
 
-def find_channels(function: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -> Channels:
-    """Finds the channels of ``function(variables, *inputs)``.
+def find_channels(
+    function: Callable[..., PyTree], variables: PyTree, *inputs: PyTree, **kwargs: PyTree
+) -> Channels:
+    """Finds the channels of ``function(variables, *inputs, **kwargs)``.
 
     Args:
       function: any function that jax can trace.
       variables: parameters, statistics: arrays from which channels may be removed.
-      *inputs: examples; ``jax.ShapeDtypeStruct`` will do, for variables too.
+      *inputs: examples; ``jax.ShapeDtypeStruct`` will do, for variables too. What is no array, as
+        ``True`` or a name, is passed on as it is.
+      **kwargs: likewise, as ``train=False``.
 
     >>> import jax.numpy as jnp
     >>> weights = {"in": jnp.ones((3, 8)), "out": jnp.ones((8, 2))}
@@ -79,7 +83,7 @@ def find_channels(function: Callable[..., PyTree], variables: PyTree, *inputs: P
     in 8 can be removed
     out 2 it is an axis of the result
     """
-    traced = trace(function, variables, *inputs)
+    traced = trace(function, variables, *inputs, **kwargs)
     labels = components(traced.arrays)
     return Channels(_groups(traced, labels), traced, labels)
 

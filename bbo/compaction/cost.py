@@ -185,7 +185,7 @@ def activation_bytes(function: Callable[..., PyTree], variables: PyTree, *inputs
     >>> activation_bytes(lambda w, x: x @ w["in"] @ w["out"], weights, jnp.zeros((10, 3)))
     2080
     """
-    program, arrays, _, _ = trace(function, variables, *inputs)
+    program, arrays, *_ = trace(function, variables, *inputs)
     steps = list(plain_steps(program.steps))
     last = {ref: number for number, step in enumerate(steps) for ref in step.operands}
     last |= dict.fromkeys(program.outputs, len(steps))

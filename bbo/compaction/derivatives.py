@@ -16,8 +16,9 @@ from jax.custom_derivatives import SymbolicZero
 
 from bbo.compaction.channels import Channels, components
 from bbo.compaction.sizes import Sizes
+from bbo.compaction.tracing.arguments import spec_of
 from bbo.compaction.tracing.arrays import Program, Step, add, empty
-from bbo.compaction.tracing.custom import CUSTOM, plain_steps, spec_of
+from bbo.compaction.tracing.custom import CUSTOM, plain_steps
 from bbo.compaction.tracing.program import Traced, read
 from bbo.types import Array
 

@@ -8,36 +8,91 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from bbo.compaction.channels import Cut, find_channels
+from bbo import trees
+from bbo.compaction.channels import Channels, Cut, find_channels
 from bbo.compaction.derivatives import bind, call_custom
 from bbo.compaction.sizes import Sizes, sizes_of
+from bbo.compaction.tracing.arguments import key_of, spec_of, split
 from bbo.compaction.tracing.arrays import Program, Step
 from bbo.compaction.tracing.flow.positions import shape_of
-from bbo.types import Array, PyTree
+from bbo.types import Array, PyTree, UsageError
 
 
 def smaller_function(
-    function: Callable[..., PyTree], variables: PyTree, cut: Cut
+    function: Callable[..., PyTree],
+    example: Channels,
+    cut: Cut,
+    *,
+    check: Callable[[Channels], None],
 ) -> Callable[..., PyTree]:
     """The function of what ``smaller`` gives: its program, with the sizes that are left.
 
-    It is traced for each shape of the inputs. Rules of ``jax.custom_jvp`` and ``jax.custom_vjp``
-    are kept, see ``derivatives``.
+    It is traced for each shape and dtype of what it is given, once, and for all else that it is
+    given, such as ``train=False``. Rules of ``jax.custom_jvp`` and ``jax.custom_vjp`` are kept, see
+    ``derivatives``.
 
     Args:
       function: of all variables.
-      variables: before the cut; shapes and dtypes suffice.
+      example: its channels.
       cut: see there.
+      check: raises an error if the cut cannot be made of the channels that are found for others.
     """
+    programs = {example.traced.key: sizes_of(example, cut)}
 
-    def small(leaves: PyTree, *inputs: PyTree) -> PyTree:
-        found = find_channels(function, variables, *inputs)
-        sizes = sizes_of(found, cut)
-        given = [*jax.tree.leaves(leaves), *jax.tree.leaves(inputs)]
-        outputs = _run(sizes, found.traced.program, given)
-        return jax.tree.unflatten(found.traced.result, outputs)
+    def small(leaves: PyTree, *inputs: PyTree, **kwargs: PyTree) -> PyTree:
+        full = _full_shapes(example, cut, leaves)
+        arguments = split((inputs, kwargs))
+        key = key_of(full, arguments)
+        sizes = programs.get(key) if key else None
+        if sizes is None:
+            found = find_channels(function, full, *inputs, **kwargs)
+            check(found)
+            sizes = sizes_of(found, cut)
+            if key and not _holds_tracers(found):
+                programs[key] = sizes
+        traced = sizes.found.traced
+        given = [*jax.tree.leaves(leaves), *arguments.arrays]
+        values = [x if isinstance(x, jax.Array) else jnp.asarray(x) for x in given]
+        outputs = _run(sizes, traced.program, values)
+        return jax.tree.unflatten(traced.result, outputs)
 
     return small
+
+
+def _full_shapes(example: Channels, cut: Cut, leaves: PyTree) -> PyTree:
+    """The shapes of variables before the cut, from those after.
+
+    Raises:
+      UsageError: they are not those that the cut has left.
+    """
+    names, avals = example.traced.names, example.traced.arrays.avals
+    if trees.names(leaves) != names:
+        given = ", ".join(trees.names(leaves))
+        raise UsageError(f"these are other variables: {given}; give those of small.variables")
+
+    def grown(name: str, leaf: Any) -> jax.ShapeDtypeStruct:
+        spec = spec_of(leaf)
+        full = shape_of(avals[names.index(name)])
+        removed = [len(cut.get((name, axis), ())) for axis in range(len(full))]
+        left = [size - gone for size, gone in zip(full, removed, strict=True)]
+        if len(spec.shape) != len(full) or any(
+            gone and size != wanted
+            for size, wanted, gone in zip(spec.shape, left, removed, strict=True)
+        ):
+            raise UsageError(
+                f"{name} has the shape {spec.shape}, but {tuple(left)} is what is left of "
+                f"{tuple(full)}; give the arrays of small.variables, or others of their shapes"
+            )
+        sizes = tuple(size + gone for size, gone in zip(spec.shape, removed, strict=True))
+        return jax.ShapeDtypeStruct(sizes, spec.dtype, weak_type=spec.weak_type)
+
+    return trees.map_named(grown, leaves)
+
+
+def _holds_tracers(found: Channels) -> bool:
+    """Whether the function has closed over what is only there while something else is traced."""
+    constants = found.traced.arrays.constants.values()
+    return any(isinstance(value, jax.core.Tracer) for value in constants)
 
 
 def _run(sizes: Sizes, program: Program, inputs: Sequence[Any]) -> list[Any]:

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from bbo.compaction.tracing.arguments import spec_of
 from bbo.compaction.tracing.arrays import Arrays, Program, Step, opened
 from bbo.compaction.tracing.flow.positions import Flow
 
@@ -40,9 +41,3 @@ def plain_steps(steps: Iterable[Step]) -> Iterator[Step]:
             yield from plain_steps(step.inner[0].steps)
         else:
             yield step
-
-
-def spec_of(aval: Any) -> jax.ShapeDtypeStruct:
-    """Shape and dtype of an array or of a number; weak ones, as those of Python, stay weak."""
-    aval = aval if hasattr(aval, "weak_type") else jax.typeof(aval)
-    return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=aval.weak_type)

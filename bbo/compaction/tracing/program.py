@@ -6,13 +6,14 @@ edges, by the rules of ``flow.rules``.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 from jax.extend import core
 
 from bbo import trees
+from bbo.compaction.tracing.arguments import join, key_of, spec_of, split
 from bbo.compaction.tracing.arrays import (
     Arrays,
     Program,
@@ -49,11 +50,22 @@ class Traced(NamedTuple):
     """Of the variables, which are the first inputs of the program."""
     result: Any
     """The tree structure of what the function gives."""
+    key: Hashable | None = None
+    """Of the arguments, see ``arguments.key_of``."""
 
 
-def trace(function: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -> Traced:
-    """Reads ``function(variables, *inputs)``; shapes and dtypes of the arguments suffice."""
-    closed, shapes = jax.make_jaxpr(function, return_shape=True)(variables, *inputs)
+def trace(
+    function: Callable[..., PyTree], variables: PyTree, *inputs: PyTree, **kwargs: PyTree
+) -> Traced:
+    """Reads ``function(variables, *inputs, **kwargs)``; shapes and dtypes of arrays suffice."""
+    given = split((inputs, kwargs))
+
+    def plain(variables: PyTree, arrays: Sequence[Any]) -> PyTree:
+        inputs, kwargs = join(given, arrays)
+        return function(variables, *inputs, **kwargs)
+
+    specs = jax.tree.map(spec_of, (variables, given.arrays))
+    closed, shapes = jax.make_jaxpr(plain, return_shape=True)(*specs)
     names = list(trees.flatten(variables))
     arrays = empty()
     refs = []
@@ -68,7 +80,8 @@ def trace(function: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -
     program = read(arrays, closed.jaxpr, closed.consts, refs)
     for output in program.outputs:
         fix(arrays, output, "it is an axis of the result")
-    return Traced(program, arrays, names, jax.tree.structure(shapes))
+    key = key_of(variables, given)
+    return Traced(program, arrays, names, jax.tree.structure(shapes), key)
 
 
 def read(arrays: Arrays, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[int]) -> Program:
