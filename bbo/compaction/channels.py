@@ -14,6 +14,7 @@ import numpy as np
 
 from bbo.compaction.tracing.arrays import Arrays, Member
 from bbo.compaction.tracing.program import Traced, trace
+from bbo.compaction.tracing.reading import UNREAD, arrays_read
 from bbo.types import PyTree, UsageError
 
 Cut = dict[Member, np.ndarray]
@@ -96,13 +97,17 @@ def _within(group: Group, prefix: str) -> Group | None:
     return Group(members, readers, group.fixed) if members else None
 
 
-def find_channels(function: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -> Channels:
-    """Finds the channels of ``function(variables, *inputs)``.
+def find_channels(
+    function: Callable[..., PyTree], variables: PyTree, *inputs: PyTree, **kwargs: PyTree
+) -> Channels:
+    """Finds the channels of ``function(variables, *inputs, **kwargs)``.
 
     Args:
       function: any function that jax can trace.
       variables: parameters, statistics: arrays from which channels may be removed.
-      *inputs: examples; ``jax.ShapeDtypeStruct`` will do, for variables too.
+      *inputs: examples; ``jax.ShapeDtypeStruct`` will do, for variables too. What is no array, as
+        ``True`` or a name, is passed on as it is.
+      **kwargs: likewise, as ``train=False``.
 
     >>> import jax.numpy as jnp
     >>> weights = {"in": jnp.ones((3, 8)), "out": jnp.ones((8, 2))}
@@ -113,12 +118,12 @@ def find_channels(function: Callable[..., PyTree], variables: PyTree, *inputs: P
     in 8 can be removed
     out 2 it is an axis of the result
     """
-    traced = trace(function, variables, *inputs)
-    labels = _components(traced.arrays)
+    traced = trace(function, variables, *inputs, **kwargs)
+    labels = components(traced.arrays)
     return Channels(groups_in(traced, labels), traced, labels)
 
 
-def _components(arrays: Arrays) -> np.ndarray:
+def components(arrays: Arrays) -> np.ndarray:
     """The channel of each position: those with an edge have the same."""
     from scipy import sparse  # Here, as it takes longer to load than the rest of the room.
 
@@ -143,10 +148,13 @@ def groups_in(traced: Traced, labels: np.ndarray) -> list[Group]:
         for axis, nodes in enumerate(axes):
             for position, label in enumerate(labels[nodes].tolist()):
                 channels[label][name, axis].append(position)
+    read = arrays_read(traced.program)
+    unread = {name for ref, name in enumerate(names) if ref not in read}
     alike = collections.defaultdict(list)
     for label, positions in channels.items():
         kind = tuple((member, len(found)) for member, found in positions.items())
-        alike[kind, reasons.get(label, "")].append(positions)
+        reason = UNREAD if unread.issuperset(name for name, _ in positions) else ""
+        alike[kind, reason or reasons.get(label, "")].append(positions)
     return [
         Group(
             {member: np.array([one[member] for one in units]) for member, _ in kind},

@@ -11,13 +11,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from jax.core import Tracer
 
 from bbo import trees
 from bbo.compaction.channels import Channels, Cut, check_cut, cut_of, find_channels, labels_of
 from bbo.compaction.dead import summed_channels
+from bbo.compaction.derivatives import without_rules
 from bbo.compaction.replay import smaller_function
-from bbo.types import Array, PyTree
+from bbo.compaction.sizes import sizes_of
+from bbo.types import Array, PyTree, UsageError
 
 
 class Compact(NamedTuple):
@@ -26,20 +29,37 @@ class Compact(NamedTuple):
     variables: PyTree
     """Of the same structure, with smaller arrays."""
     function: Callable[..., PyTree]
-    """``function(variables, *inputs)``: pure, may be compiled, and takes any batch size."""
+    """``function(variables, *inputs, **kwargs)``: pure, may be compiled, and takes any batch size
+    and any dtype.
+
+    For inputs of other shapes the function is traced again; a UsageError tells if it is then
+    another program, in which what is removed is not dead. For that it holds on to the variables.
+    """
     cut: Cut
+    inlined: tuple[str, ...] = ()
+    """Functions with a ``jax.custom_jvp`` or ``jax.custom_vjp`` that cannot be done with fewer
+    channels: they are the same, but their derivatives are those of their programs."""
 
 
 def compact(
-    function: Callable[..., PyTree], variables: PyTree, *inputs: PyTree, removed: Cut | None = None
+    function: Callable[..., PyTree],
+    variables: PyTree,
+    *inputs: PyTree,
+    removed: Cut | None = None,
+    **kwargs: PyTree,
 ) -> Compact:
-    """Removes the dead channels of ``function(variables, *inputs)``.
+    """Removes the dead channels of ``function(variables, *inputs, **kwargs)``.
+
+    Inputs, and what is computed from them, are taken as finite.
 
     Args:
       function: any function that jax can trace.
       variables: concrete arrays.
-      *inputs: examples; ``jax.ShapeDtypeStruct`` will do.
-      removed: what to remove instead, be it dead or alive, see ``channels.cut_of``.
+      *inputs: examples; ``jax.ShapeDtypeStruct`` will do. What is no array, as ``True`` or a name,
+        is passed on as it is.
+      removed: what to remove instead, be it dead or alive, see ``channels.cut_of``. A function
+        with a keyword of that name has to be wrapped.
+      **kwargs: more inputs, as ``train=False``.
 
     Raises:
       UsageError: ``removed`` is not one of whole channels that can be removed.
@@ -52,13 +72,39 @@ def compact(
       >>> small.function(small.variables, jnp.ones(2)).tolist()
       [3.0, 3.0, 3.0]
     """
-    found = find_channels(function, variables, *inputs)
+    found = find_channels(function, variables, *inputs, **kwargs)
     cut = dead_channels(found, variables) if removed is None else removed
     check_cut(found, cut)
-    shapes = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), variables
-    )
-    return Compact(smaller(variables, cut), smaller_function(function, shapes, cut), cut)
+    inlined = without_rules(sizes_of(found, cut))
+    if inlined:
+        logging.warning("derivatives of their own are lost of %s", ", ".join(inlined))
+
+    def check(others: Channels) -> None:
+        try:
+            check_cut(others, cut)
+            if removed is None:
+                _check_dead(others, variables, cut)
+        except UsageError as error:
+            raise UsageError(
+                "for inputs of these shapes the function is another program than for those of the "
+                f"example, and cannot be done without what is removed: {error}; compact it with an "
+                "example of these shapes"
+            ) from None
+
+    small = smaller_function(function, found, cut, check=check)
+    return Compact(smaller(variables, cut), small, cut, inlined)
+
+
+def _check_dead(found: Channels, variables: PyTree, cut: Cut) -> None:
+    """Refuses to remove what is not dead.
+
+    Raises:
+      UsageError: something in the cut is not dead.
+    """
+    removed = sizes_of(found, cut).removed & summed_channels(found, variables)
+    alive = [group.name for group in found.groups if removed[labels_of(found, group)].any()]
+    if alive:
+        raise UsageError(f"channels of {', '.join(alive)} are not dead here")
 
 
 def dead_channels(found: Channels, variables: PyTree) -> Cut:
