@@ -140,7 +140,7 @@ def is_convolution(name: str, leaf: Any) -> bool:
     ``query``, ``key`` and ``value``, are left out unless the window would be 1x1; of other
     products over several axes nothing tells, and they have to be left out by a selection.
     """
-    if not (is_floating(leaf) and leaf.ndim >= 4 and KERNEL.search(name)):
+    if not (is_floating(leaf) and leaf.ndim >= 4 and leaf.size and KERNEL.search(name)):
         return False
     return math.prod(leaf.shape[:-2]) == 1 or not ATTENTION.search(name)
 
@@ -182,10 +182,10 @@ def described(leaf: Any) -> str:
 
 def require_floating(name: str, leaf: Any, verb: str) -> None:
     """Raises UsageError unless a leaf that was selected has floating-point numbers to work on."""
-    if not is_floating(leaf):
+    if not is_floating(leaf) or not leaf.size:
         raise UsageError(
-            f"{name or 'the tree'} is {described(leaf)}, and only real floating-point arrays can "
-            f"be {verb}; select others"
+            f"{name or 'the tree'} is {described(leaf)}, and only arrays of real floating-point "
+            f"numbers can be {verb}; select others"
         )
 
 

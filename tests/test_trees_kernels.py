@@ -20,6 +20,7 @@ ONES = jnp.ones
         ("conv2_d/w", ONES((3, 3, 4, 8)), True),
         ("query/kernel", ONES((1, 1, 4, 8)), True),
         ("conv1d/kernel", ONES((3, 4, 8)), False),
+        ("kernel", ONES((3, 3, 0, 8)), False),
         ("conv/weight", ONES((8, 4, 3, 3)), False),
         ("pos_embed", ONES((1, 8, 8, 8)), False),
         ("batch_norm/scale", ONES((1, 1, 1, 8)), False),
@@ -61,11 +62,12 @@ def test_only_spatial_kernels_are_perturbed_by_default():
         (jax.random.split(jax.random.key(0), 2), r"key<fry>\[2\]"),
         (jax.nn.relu, "a custom_jvp"),
         (2, "a int"),
+        (ONES((0, 4)), r"float32\[0,4\]"),
     ],
 )
 def test_what_is_selected_has_to_be_of_floating_point(leaf, kind):
     params = {"conv": {"kernel": ONES((3, 3, 2, 4)), "other": leaf}}
-    told = f"^conv/other is {kind}, and only real floating-point arrays can be"
+    told = f"^conv/other is {kind}, and only arrays of real floating-point numbers can be"
     with pytest.raises(UsageError, match=f"{told} perturbed; select others$"):
         noise.dropconnect(rate=0.5, on="conv").weights(jax.random.key(0), params)
     for criterion in ("l2", "geometric_median"):

@@ -100,7 +100,8 @@ def prepare(
         live and die, with all their norms. Scores that are given must be tied already.
 
     Raises:
-      UsageError: a value out of range, or a scope of groups without them.
+      UsageError: a value out of range, a parameter that is no array, or a scope of groups without
+        them.
 
     >>> params = {"conv": {"kernel": jnp.array([3.0, 1.0, 2.0, 4.0]).reshape(1, 1, 1, 4)}}
     >>> pruner = prepare(params, criterion="l1")
@@ -113,6 +114,8 @@ def prepare(
         )
     if scope != "group" and groups is not None:
         raise UsageError(f"groups are given, but scope is {scope!r}; set it to 'group'")
+    for name, leaf in trees.flatten(params).items():
+        trees.require_array(name, leaf, "pruned")
     if isinstance(criterion, Mapping):
         scored = dict(criterion)
     else:

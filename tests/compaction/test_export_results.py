@@ -84,6 +84,7 @@ def test_a_single_result_that_differs_is_found(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*value. access is now:DeprecationWarning")  # jax2onnx's
 def test_keys_among_the_variables_are_passed_on(write, tmp_path):
     class Network(nnx.Module):
         def __init__(self, rngs):
