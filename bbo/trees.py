@@ -24,7 +24,7 @@ def leaves_by_path(tree: PyTree) -> list[tuple[tuple, Any]]:
         found = jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_box)
     except ValueError as error:
         raise UsageError(
-            f"the tree cannot be read: {error}; let a dict's keys be strings"
+            f"the tree cannot be read: {str(error).rstrip('.')}; let a dict's keys be strings"
         ) from None
     inside = jax.tree_util.tree_leaves_with_path
     return [

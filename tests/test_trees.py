@@ -161,7 +161,7 @@ def test_names_are_the_same_while_jax_traces():
             collections.OrderedDict({0: 1, "0": 2}),
             r"tree\[0\] and tree\['0'\] are both called 0; r",
         ),
-        ({0: 1, "0": 2}, "the tree cannot be read: .* keys.; let a dict's keys be strings"),
+        ({0: 1, "0": 2}, "the tree cannot be read: .* keys; let a dict's keys be strings"),
     ],
 )
 def test_leaves_of_one_name_are_refused_wherever_there_are_names(tree, told):

@@ -6,8 +6,9 @@
 
 The network of the run is pruned, mended, and rebuilt without the channels that are dead; that it
 equals the pruned one is checked. DIR then holds the network (network.json and .npz, to be read with
-bbo.compaction.export.load_network), as StableHLO and as ONNX, each checked in a process of its own; cost.csv,
-cost.png and latency.csv; and, last, summary.json. Exit status: 0 done, 1 it failed, 2 a mistake.
+bbo.compaction.export.load_network), as StableHLO and as ONNX, each checked in a process of its own;
+cost.csv, cost.png and latency.csv; and, last, summary.json. Exit status: 0 done, 1 it failed, 2 a
+mistake.
 """
 
 import dataclasses

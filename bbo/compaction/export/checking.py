@@ -124,7 +124,7 @@ def write(
     return Check(path, len(content), difference, (1, len(images)), runtime)
 
 
-def _placed(device: jax.Device, name: str, leaf: Any) -> Array:
+def _placed(device: Any, name: str, leaf: Any) -> Array:
     """A variable where the function is run; random keys are no arrays of numpy's."""
     trees.require_array(name, leaf, "exported")
     return jax.device_put(leaf, device) if trees.is_key(leaf) else jnp.asarray(np.asarray(leaf))

@@ -37,8 +37,8 @@ def _convert(
     function: Callable[[Array], PyTree], image: jax.ShapeDtypeStruct, names: Sequence[str]
 ) -> bytes:
     def flat(images: Array) -> PyTree:
-        results = tuple(jax.tree.leaves(function(images)))
-        return results if len(results) > 1 else results[0]
+        results = jax.tree.leaves(function(images))
+        return tuple(results) if len(results) > 1 else results[0]
 
     try:
         model = optional("jax2onnx").to_onnx(

@@ -39,6 +39,8 @@ def save_network(folder: pathlib.Path, *, spec: dict[str, Any], variables: PyTre
         cannot be written.
     """
     try:
+        if not _has_string_keys(spec):
+            raise ValueError("JSON has only strings for keys, and the spec has others")
         arrays, listed = {}, {}
         for name, leaf in trees.flatten(variables).items():
             arrays[name], implementation = _plain(name, leaf)
@@ -60,6 +62,13 @@ def save_network(folder: pathlib.Path, *, spec: dict[str, Any], variables: PyTre
     for name, data in ((ARRAYS, content), (SPEC, text.encode())):
         with whole(folder / name) as temporary:
             temporary.write_bytes(data)
+
+
+def _has_string_keys(spec: Any) -> bool:
+    """JSON makes strings of other keys, in silence."""
+    if isinstance(spec, dict):
+        return all(isinstance(key, str) and _has_string_keys(spec[key]) for key in spec)
+    return not isinstance(spec, list | tuple) or all(map(_has_string_keys, spec))
 
 
 def _plain(name: str, leaf: Any) -> tuple[np.ndarray, dict[str, str]]:
@@ -145,5 +154,5 @@ def _arrays(content: bytes, listed: dict[str, dict[str, Any]]) -> dict[str, Arra
             if list(array.shape) != told["shape"]:
                 raise ValueError(name)
             key = told.get("key")
-            arrays[name] = jax.random.wrap_key_data(array, impl=key) if key else array
+            arrays[name] = jax.random.wrap_key_data(jnp.asarray(array), impl=key) if key else array
     return arrays
