@@ -11,7 +11,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from jax.core import Tracer
 
 from bbo import trees
@@ -77,6 +76,8 @@ def compact(
     check_cut(found, cut)
     inlined = without_rules(sizes_of(found, cut))
     if inlined:
+        from absl import logging  # Here, as the room needs it for nothing else.
+
         logging.warning("derivatives of their own are lost of %s", ", ".join(inlined))
 
     def check(others: Channels) -> None:
