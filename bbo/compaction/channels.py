@@ -14,6 +14,7 @@ import numpy as np
 
 from bbo.compaction.tracing.arrays import Arrays, Member
 from bbo.compaction.tracing.program import Traced, trace
+from bbo.compaction.tracing.updates import Updates
 from bbo.types import PyTree, UsageError
 
 Cut = dict[Member, np.ndarray]
@@ -61,13 +62,25 @@ class Channels(NamedTuple):
         return [group for group in self.groups if not group.fixed]
 
 
-def find_channels(function: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -> Channels:
+def find_channels(
+    function: Callable[..., PyTree],
+    variables: PyTree,
+    *inputs: PyTree,
+    updates: Updates | None = None,
+) -> Channels:
     """Finds the channels of ``function(variables, *inputs)``.
 
     Args:
       function: any function that jax can trace.
       variables: parameters, statistics: arrays from which channels may be removed.
       *inputs: examples; ``jax.ShapeDtypeStruct`` will do, for variables too.
+      updates: picks from the result what are the next values of variables: ``lambda result:
+        result[1]`` for a function that gives ``(logits, {"batch_stats": ...})`` of variables with
+        ``batch_stats``. Their channels are those of the variables, and can be removed; all other
+        results keep their shapes.
+
+    Raises:
+      UsageError: what ``updates`` picks has not the names and shapes of variables.
 
     >>> import jax.numpy as jnp
     >>> weights = {"in": jnp.ones((3, 8)), "out": jnp.ones((8, 2))}
@@ -78,7 +91,7 @@ def find_channels(function: Callable[..., PyTree], variables: PyTree, *inputs: P
     in 8 can be removed
     out 2 it is an axis of the result
     """
-    traced = trace(function, variables, *inputs)
+    traced = trace(function, variables, *inputs, updates=updates)
     labels = _components(traced.arrays)
     return Channels(_groups(traced, labels), traced, labels)
 
@@ -156,8 +169,18 @@ def check_cut(found: Channels, cut: Cut) -> None:
     """Refuses a cut that is none of whole channels.
 
     Raises:
-      UsageError: it takes a part of a channel, all channels of a group, or fixed ones.
+      UsageError: it takes a part of a channel, all channels of a group, or fixed ones, or what the
+        function has not.
     """
+    arrays = dict(zip(found.traced.names, found.traced.arrays.nodes, strict=False))
+    for (name, axis), positions in cut.items():
+        sizes = [len(nodes) for nodes in arrays.get(name, ())]
+        if axis not in range(len(sizes)) or not np.isin(positions, np.arange(sizes[axis])).all():
+            taken = f"positions {np.asarray(positions).tolist()} of axis {axis} of {name}"
+            what = f"has the shape {sizes}" if name in arrays else "is no variable of the function"
+            raise UsageError(
+                f"the cut takes {taken}, which {what}; make it for a function of these variables"
+            )
     for group in found.groups:
         taken = {
             member: np.isin(positions, cut.get(member, ()))

@@ -22,7 +22,7 @@ PRODUCTS = frozenset(("mul", "and", "dot_general", "conv_general_dilated"))
 STRUCTURAL = frozenset(
     "broadcast_in_dim transpose squeeze reshape concatenate split stack slice tile rev "
     "dynamic_slice reduce_sum reduce_max reduce_min reduce_window_sum reduce_window_max "
-    "reduce_window_min cumsum cummax cummin cumprod copy copy_p optimization_barrier".split()
+    "reduce_window_min psum cumsum cummax cummin cumprod copy copy_p optimization_barrier".split()
 )
 """Zero where all that goes in is, at the positions of which it says that they go there."""
 VALUE_KEPT = frozenset("broadcast_in_dim reshape squeeze convert_element_type copy".split())

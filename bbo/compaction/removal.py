@@ -17,6 +17,7 @@ from bbo import trees
 from bbo.compaction.channels import Channels, Cut, check_cut, cut_of, find_channels, labels_of
 from bbo.compaction.dead import summed_channels
 from bbo.compaction.replay import smaller_function
+from bbo.compaction.tracing.updates import Updates
 from bbo.types import Array, PyTree
 
 
@@ -31,7 +32,11 @@ class Compact(NamedTuple):
 
 
 def compact(
-    function: Callable[..., PyTree], variables: PyTree, *inputs: PyTree, removed: Cut | None = None
+    function: Callable[..., PyTree],
+    variables: PyTree,
+    *inputs: PyTree,
+    removed: Cut | None = None,
+    updates: Updates | None = None,
 ) -> Compact:
     """Removes the dead channels of ``function(variables, *inputs)``.
 
@@ -39,10 +44,14 @@ def compact(
       function: any function that jax can trace.
       variables: concrete arrays.
       *inputs: examples; ``jax.ShapeDtypeStruct`` will do.
-      removed: what to remove instead, be it dead or alive, see ``channels.cut_of``.
+      removed: what to remove instead, be it dead or alive, see ``channels.cut_of``. The cut of one
+        function of the variables, of a network at test, is that of another, of its training.
+      updates: picks from the result what are the next values of variables, see
+        ``channels.find_channels``; they have the sizes that are left.
 
     Raises:
-      UsageError: ``removed`` is not one of whole channels that can be removed.
+      UsageError: ``removed`` is not one of whole channels that can be removed; what ``updates``
+        picks has not the names and shapes of variables.
 
     Examples:
       >>> weights = {"in": jnp.array([[1.0, 0.0], [2.0, 0.0]]), "out": jnp.ones((2, 3))}
@@ -52,13 +61,14 @@ def compact(
       >>> small.function(small.variables, jnp.ones(2)).tolist()
       [3.0, 3.0, 3.0]
     """
-    found = find_channels(function, variables, *inputs)
+    found = find_channels(function, variables, *inputs, updates=updates)
     cut = dead_channels(found, variables) if removed is None else removed
     check_cut(found, cut)
     shapes = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), variables
     )
-    return Compact(smaller(variables, cut), smaller_function(function, shapes, cut), cut)
+    small = smaller_function(function, shapes, cut, updates)
+    return Compact(smaller(variables, cut), small, cut)
 
 
 def dead_channels(found: Channels, variables: PyTree) -> Cut:

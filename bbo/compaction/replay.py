@@ -11,6 +11,7 @@ from jax import lax
 from bbo.compaction.channels import Channels, Cut, find_channels
 from bbo.compaction.tracing.arrays import Program, Step
 from bbo.compaction.tracing.flow.positions import shape_of
+from bbo.compaction.tracing.updates import Updates
 from bbo.types import Array, PyTree
 
 
@@ -35,7 +36,7 @@ class _Sizes(NamedTuple):
 
 
 def smaller_function(
-    function: Callable[..., PyTree], variables: PyTree, cut: Cut
+    function: Callable[..., PyTree], variables: PyTree, cut: Cut, updates: Updates | None = None
 ) -> Callable[..., PyTree]:
     """The function of what ``smaller`` gives: its program, with the sizes that are left.
 
@@ -46,10 +47,11 @@ def smaller_function(
       function: of all variables.
       variables: before the cut; shapes and dtypes suffice.
       cut: see there.
+      updates: see ``channels.find_channels``; these results have the sizes that are left.
     """
 
     def small(leaves: PyTree, *inputs: PyTree) -> PyTree:
-        found = find_channels(function, variables, *inputs)
+        found = find_channels(function, variables, *inputs, updates=updates)
         sizes = _Sizes(found, _removed_labels(found, cut))
         given = [*jax.tree.leaves(leaves), *jax.tree.leaves(inputs)]
         outputs = _run(sizes, found.traced.program, given)

@@ -12,10 +12,21 @@ import jax
 from jax.extend import core
 
 from bbo import trees
-from bbo.compaction.tracing.arrays import Arrays, Program, Step, add, constant, fix, opened, record
+from bbo.compaction.tracing.arrays import (
+    Arrays,
+    Program,
+    Step,
+    add,
+    constant,
+    fix,
+    opened,
+    record,
+    tie_axes,
+)
 from bbo.compaction.tracing.control import CONTROL
 from bbo.compaction.tracing.flow.positions import Call, shape_of
 from bbo.compaction.tracing.flow.rules import flow_of
+from bbo.compaction.tracing.updates import Updates, next_variables
 from bbo.types import PyTree
 
 INLINED = {
@@ -41,10 +52,16 @@ class Traced(NamedTuple):
     """The tree structure of what the function gives."""
 
 
-def trace(function: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -> Traced:
+def trace(
+    function: Callable[..., PyTree],
+    variables: PyTree,
+    *inputs: PyTree,
+    updates: Updates | None = None,
+) -> Traced:
     """Reads ``function(variables, *inputs)``; shapes and dtypes of the arguments suffice."""
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(variables, *inputs)
     names = list(trees.flatten(variables))
+    updated = next_variables(updates, shapes, variables)
     arrays = Arrays([], [], [], [], {}, [], [], set(), itertools.count())
     refs = []
     for name, aval in itertools.zip_longest(names, closed.in_avals):
@@ -56,8 +73,11 @@ def trace(function: Callable[..., PyTree], variables: PyTree, *inputs: PyTree) -
             origins = [frozenset({(name, axis)}) for axis in axes]
             refs.append(add(arrays, aval, origins, varies=False))
     program = read(arrays, closed.jaxpr, closed.consts, refs)
-    for output in program.outputs:
-        fix(arrays, output, "it is an axis of the result")
+    for number, output in enumerate(program.outputs):
+        if number in updated:
+            tie_axes(arrays, refs[updated[number]], output)
+        else:
+            fix(arrays, output, "it is an axis of the result")
     return Traced(program, arrays, names, jax.tree.structure(shapes))
 
 

@@ -36,6 +36,7 @@ RULES: dict[str, Callable[[Call], Flow]] = {
     },
     **{name: arithmetic.reduction(f"{name} is taken over it") for name in ("argmax", "argmin")},
     "reduce_sum": arithmetic.reduction(),
+    "psum": arithmetic.over_devices,
     "sort": arithmetic.along("dimension", "it is sorted"),
     "top_k": arithmetic.along("axis", "the largest along it are taken"),
     "bitcast_convert_type": arithmetic.bitcast,
