@@ -10,6 +10,7 @@ from jax import lax
 
 from bbo.compaction.channels import Channels, Cut, find_channels
 from bbo.compaction.tracing.arrays import Program, Step
+from bbo.compaction.tracing.flow.draws import DRAWN
 from bbo.compaction.tracing.flow.positions import shape_of
 from bbo.compaction.tracing.updates import Updates
 from bbo.types import Array, PyTree
@@ -40,8 +41,9 @@ def smaller_function(
 ) -> Callable[..., PyTree]:
     """The function of what ``smaller`` gives: its program, with the sizes that are left.
 
-    It is traced for each shape of the inputs. Its derivatives are those of its primitives: rules of
-    ``jax.custom_jvp`` and ``jax.custom_vjp`` are not kept.
+    It is traced for each shape of the inputs. Random numbers made within, as by dropout, are those
+    of the whole network that belong to what is left. Its derivatives are those of its primitives:
+    rules of ``jax.custom_jvp`` and ``jax.custom_vjp`` are not kept.
 
     Args:
       function: of all variables.
@@ -109,6 +111,14 @@ def _iota(sizes: _Sizes, step: Step, operands: list[Any]) -> Array:
     del operands
     shape = sizes.shape(step.results[0])
     return lax.broadcasted_iota(step.params["dtype"], shape, step.params["dimension"])
+
+
+def _drawn(sizes: _Sizes, step: Step, operands: list[Any]) -> Array:
+    """Random bits: all, and of these what is left. The compiler makes no more than is read."""
+    x = step.primitive.bind(*operands, **step.params)
+    for axis in range(operands[0].ndim, x.ndim):
+        x = _positions(x, np.flatnonzero(sizes.kept(step.results[0], axis)), axis)
+    return x
 
 
 def _taken(sizes: _Sizes, step: Step, operands: list[Any]) -> Array:
@@ -222,6 +232,7 @@ RESIZED: dict[str, Callable[[_Sizes, Step, list[Any]], Any]] = {
     "broadcast_in_dim": _broadcast_in_dim,
     "reshape": _reshape,
     "iota": _iota,
+    **dict.fromkeys(DRAWN, _drawn),
     "slice": _taken,
     "split": _split,
     "pad": _pad,
