@@ -3,12 +3,16 @@
 from bbo.compaction.channels import Channels, Cut, Group, cut_of, find_channels
 from bbo.compaction.cost import count_macs
 from bbo.compaction.removal import Compact, compact, dead_channels, shares_left, smaller
+from bbo.compaction.report import Report
+from bbo.compaction.staying import Staying
 
 __all__ = [
     "Channels",
     "Compact",
     "Cut",
     "Group",
+    "Report",
+    "Staying",
     "compact",
     "count_macs",
     "cut_of",

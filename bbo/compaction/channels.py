@@ -142,6 +142,15 @@ def labels_of(found: Channels, group: Group) -> np.ndarray:
     return found.labels[nodes[positions[:, 0]]]
 
 
+def removed_labels(found: Channels, cut: Cut) -> np.ndarray:
+    """bool, by label: which channels a cut removes."""
+    removed = np.zeros(int(found.labels.max(initial=0)) + 1, bool)
+    for (name, axis), positions in cut.items():
+        nodes = found.traced.arrays.nodes[found.traced.names.index(name)][axis]
+        removed[found.labels[nodes[positions]]] = True
+    return removed
+
+
 def cut_of(groups: Sequence[Group], removed: Sequence[np.ndarray]) -> Cut:
     """Positions on the axes of parameters, from channels of groups.
 

@@ -1,7 +1,7 @@
 """Where the arrays of a program are zero for all inputs, told from its parameters alone."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,23 +29,28 @@ VALUE_KEPT = frozenset("broadcast_in_dim reshape squeeze convert_element_type co
 """A single number stays that number."""
 
 
-def summed_channels(found: Channels, variables: PyTree) -> np.ndarray:
-    """Of each channel: whether something is summed over it that may not be zero.
+class Followed(NamedTuple):
+    """What is known of a program with these parameters, whatever its inputs are."""
 
-    If not, nothing changes when it is removed.
+    summed: np.ndarray
+    """bool, by label: whether something is summed over a channel that may not be zero. If not,
+    nothing changes when it is removed."""
+    zeros: dict[int, Zeros]
+    """Where each array is zero."""
+
+
+def follow(found: Channels, variables: PyTree) -> Followed:
+    """Follows zeros through a function.
 
     Args:
-      found: the channels of a function.
-      variables: its parameters.
-
-    Returns:
-      bool, by the labels of ``found``.
+      found: the channels of the function.
+      variables: its concrete parameters.
     """
     leaves = trees.flatten(variables).values()
     zeros = {ref: _zeros_of(leaf) for ref, leaf in enumerate(leaves)}
-    summed = np.zeros(int(found.labels.max(initial=0)) + 1, bool)
-    _follow(found, found.traced.program, zeros, summed)
-    return summed
+    followed = Followed(np.zeros(int(found.labels.max(initial=0)) + 1, bool), {})
+    _follow(found, found.traced.program, zeros, followed)
+    return followed
 
 
 def _zeros_of(value: Any) -> Zeros:
@@ -66,7 +71,7 @@ def _nowhere(aval: Any) -> Zeros:
 
 
 def _follow(
-    found: Channels, program: Program, zeros: dict[int, Zeros], summed: np.ndarray
+    found: Channels, program: Program, zeros: dict[int, Zeros], followed: Followed
 ) -> list[Zeros]:
     """Follows zeros through a program, and marks channels over which something else is summed.
 
@@ -91,10 +96,10 @@ def _follow(
             factors = [(step.operands[array], axis) for array, axis in places]
             is_zero = np.logical_or.reduce([of(ref)[axis] for ref, axis in factors])
             nodes = arrays.nodes[factors[0][0]][factors[0][1]]
-            summed[found.labels[nodes[~is_zero]]] = True
+            followed.summed[found.labels[nodes[~is_zero]]] = True
         given = [of(ref) for ref in step.operands]
         leaving = [
-            _follow(found, inner, dict(zip(inner.inputs, entering, strict=False)), summed)
+            _follow(found, inner, dict(zip(inner.inputs, entering, strict=False)), followed)
             for inner, entering in zip(step.inner, _entering(step, given), strict=True)
         ]
         if step.primitive.name in VALUE_KEPT and step.operands[0] in numbers:
@@ -108,7 +113,9 @@ def _follow(
             else:
                 result = _result(arrays, step, number, given, known)
                 zeros[ref] = tuple(map(np.ones_like, result)) if is_zero else result
-    return [of(ref) for ref in program.outputs]
+    results = [of(ref) for ref in program.outputs]
+    followed.zeros.update(zeros)
+    return results
 
 
 def _entering(step: Step, given: Sequence[Zeros]) -> list[list[Zeros]]:

@@ -15,10 +15,11 @@ from jax.core import Tracer
 
 from bbo import trees
 from bbo.compaction.channels import Channels, Cut, check_cut, cut_of, find_channels, labels_of
-from bbo.compaction.dead import summed_channels
+from bbo.compaction.dead import follow
 from bbo.compaction.replay import smaller_function
+from bbo.compaction.report import Report, report_of
 from bbo.compaction.tracing.updates import Updates
-from bbo.types import Array, PyTree
+from bbo.types import Array, PyTree, UsageError
 
 
 class Compact(NamedTuple):
@@ -29,6 +30,8 @@ class Compact(NamedTuple):
     function: Callable[..., PyTree]
     """``function(variables, *inputs)``: pure, may be compiled, and takes any batch size."""
     cut: Cut
+    report: Report
+    """Why zero channels stay, and what is still as wide as it was; ``print`` it."""
 
 
 def compact(
@@ -51,7 +54,8 @@ def compact(
 
     Raises:
       UsageError: ``removed`` is not one of whole channels that can be removed; what ``updates``
-        picks has not the names and shapes of variables.
+        picks has not the names and shapes of variables; the variables are traced, and ``removed``
+        is not given.
 
     Examples:
       >>> weights = {"in": jnp.array([[1.0, 0.0], [2.0, 0.0]]), "out": jnp.ones((2, 3))}
@@ -60,15 +64,27 @@ def compact(
       {'in': (2, 1), 'out': (1, 3)}
       >>> small.function(small.variables, jnp.ones(2)).tolist()
       [3.0, 3.0, 3.0]
+      >>> print(small.report)
+      Channels that are zero and stay: none
     """
     found = find_channels(function, variables, *inputs, updates=updates)
-    cut = dead_channels(found, variables) if removed is None else removed
+    is_traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(variables))
+    followed = None if is_traced else follow(found, variables)
+    if removed is not None:
+        cut = removed
+    elif followed is not None:
+        cut = _dead(found, followed.summed)
+    else:
+        raise UsageError(
+            "the variables are traced, and which channels are dead is told from their values; "
+            "call compact outside of jax.jit, or give removed="
+        )
     check_cut(found, cut)
     shapes = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), variables
     )
     small = smaller_function(function, shapes, cut, updates)
-    return Compact(smaller(variables, cut), small, cut)
+    return Compact(smaller(variables, cut), small, cut, report_of(found, followed, cut))
 
 
 def dead_channels(found: Channels, variables: PyTree) -> Cut:
@@ -80,7 +96,10 @@ def dead_channels(found: Channels, variables: PyTree) -> Cut:
       found: the channels of the function.
       variables: its concrete parameters.
     """
-    summed = summed_channels(found, variables)
+    return _dead(found, follow(found, variables).summed)
+
+
+def _dead(found: Channels, summed: np.ndarray) -> Cut:
     dead = []
     for group in found.removable:
         units = ~summed[labels_of(found, group)]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from bbo.compaction.channels import Channels, Cut, find_channels
+from bbo.compaction.channels import Channels, Cut, find_channels, removed_labels
 from bbo.compaction.tracing.arrays import Program, Step
 from bbo.compaction.tracing.flow.draws import DRAWN
 from bbo.compaction.tracing.flow.positions import shape_of
@@ -54,20 +54,12 @@ def smaller_function(
 
     def small(leaves: PyTree, *inputs: PyTree) -> PyTree:
         found = find_channels(function, variables, *inputs, updates=updates)
-        sizes = _Sizes(found, _removed_labels(found, cut))
+        sizes = _Sizes(found, removed_labels(found, cut))
         given = [*jax.tree.leaves(leaves), *jax.tree.leaves(inputs)]
         outputs = _run(sizes, found.traced.program, given)
         return jax.tree.unflatten(found.traced.result, outputs)
 
     return small
-
-
-def _removed_labels(found: Channels, cut: Cut) -> np.ndarray:
-    removed = np.zeros(int(found.labels.max(initial=0)) + 1, bool)
-    for (name, axis), positions in cut.items():
-        nodes = found.traced.arrays.nodes[found.traced.names.index(name)][axis]
-        removed[found.labels[nodes[positions]]] = True
-    return removed
 
 
 def _run(sizes: _Sizes, program: Program, inputs: Sequence[Any]) -> list[Any]:

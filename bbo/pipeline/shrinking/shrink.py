@@ -11,6 +11,7 @@ from flax import linen as nn
 
 from bbo import compaction, pruning
 from bbo.compaction.channels import Channels, Cut
+from bbo.compaction.staying import Staying
 from bbo.compaction.timing import Timed, jax_call
 from bbo.data.augmentation import normalize
 from bbo.models.create import kept_channels
@@ -19,7 +20,7 @@ from bbo.pipeline.curve import curve_tools, find_channels
 from bbo.pipeline.prunable import prunable
 from bbo.pipeline.run import Run, accuracy_on, set_up
 from bbo.pipeline.shrinking.goal import Goal, out_of_reach, share_of_time, sparsities_for
-from bbo.pipeline.shrinking.unremovable import Staying, staying_filters, zero_filters
+from bbo.pipeline.shrinking.unremovable import staying_filters, zero_filters
 from bbo.pruning.groups import groups_of
 from bbo.settings.config import ExperimentConfig, override
 from bbo.training import preemption
@@ -113,14 +114,12 @@ def _removed(
     difference = _difference(run, (run.programs.model, masked), (model, small))
     if not difference <= TOLERANCE:
         raise RunError(f"the small network differs from the masked one: {difference:.1e}")
-    left, groups = (
-        compaction.shares_left(variables, cut, run.macs),
-        groups_of(found.groups, "params"),
-    )
+    left = compaction.shares_left(variables, cut, run.macs)
+    groups = groups_of(found.groups, "params")
     selected = pruning.eligible(variables["params"], prunable(run.config, "filter"))
     stay = [
         *staying_filters(groups, variables["params"], selected),
-        *zero_filters(groups, masked["params"], cut),
+        *zero_filters(found, masked, cut),
     ]
     return Shrunk(model, small, masked, cut, sparsity, left, difference, stay)
 
