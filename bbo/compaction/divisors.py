@@ -143,7 +143,8 @@ def _sum(read: _Read, step: Step) -> None:
     found = _Sum(math.prod(size for size in sizes if isinstance(size, int)), gone[0])
     read.sums.update(dict.fromkeys(step.results, found))
     for operand in step.operands:
-        factor = read.factors.get(_source(read, operand))
+        # An array of one number, or of another one's numbers times one.
+        factor = read.numbers.get(operand, read.factors.get(_source(read, operand)))
         if factor is not None:
             _note(read, found, factor)
 

@@ -24,7 +24,7 @@ class Reached(NamedTuple):
     found: Channels
     followed: Followed
     asked: np.ndarray
-    """The labels of the channels that are asked for."""
+    """bool, by label: the channels that are asked for."""
     nodes: np.ndarray
     """bool, by position: whether it is such; filled."""
     losses: dict[int, list[Loss]]
@@ -40,8 +40,10 @@ def losses(found: Channels, followed: Followed, labels: np.ndarray) -> Reached:
       labels: of the channels that are asked for.
     """
     nodes = np.zeros(len(found.labels), bool)
-    reached = Reached(found, followed, labels, nodes, {label: [] for label in labels.tolist()})
-    _back(reached, found.traced.program)
+    asked = np.isin(np.arange(len(followed.summed)), labels)
+    reached = Reached(found, followed, asked, nodes, {label: [] for label in labels.tolist()})
+    if len(labels):
+        _back(reached, found.traced.program)
     return reached
 
 
@@ -85,20 +87,19 @@ def _mark_summed(reached: Reached, factors: Sequence[tuple[int, int]]) -> None:
 def _through(reached: Reached, step: Step) -> None:
     """Marks what goes into marked results of a primitive, and notes which of it is zero."""
     arrays, labels = reached.found.traced.arrays, reached.found.labels
-    lost: set[int] = set()
-    beside: dict[int, set[Member]] = {}
+    lost: list[np.ndarray] = []
+    others: list[tuple[np.ndarray, frozenset[Member]]] = []
     for result, operand, index in step.flow.ties:
         ref = step.operands[operand.array]
         nodes, is_zero = list(_axes(reached, ref))[operand.axis]
         new = arrays.nodes[step.results[result.array]][result.axis]
         index = np.broadcast_to(index, (len(new), index.shape[1]))[reached.nodes[new]]
         given = np.unique(index[index >= 0])
-        reached.nodes[nodes[given[~is_zero[given]]]] = True
-        of_given = labels[nodes[given]]
-        for label in np.intersect1d(of_given, reached.asked).tolist():
-            if is_zero[given[of_given == label]].all():
-                lost.add(label)
-            else:
-                beside.setdefault(label, set()).update(arrays.origins[ref][operand.axis])
-    for label in lost:
-        reached.losses[label].append(Loss(step, frozenset(beside.get(label, ()))))
+        alive = given[~is_zero[given]]
+        reached.nodes[nodes[alive]] = True
+        lost.append(np.setdiff1d(labels[nodes[given]], labels[nodes[alive]]))
+        others.append((labels[nodes[alive]], arrays.origins[ref][operand.axis]))
+    found = np.unique(np.concatenate([np.zeros(0, int), *lost]))
+    for label in found[reached.asked[found]].tolist():
+        beside = [origins for alive, origins in others if label in alive]
+        reached.losses[label].append(Loss(step, frozenset().union(*beside)))

@@ -55,10 +55,10 @@ def staying_channels(found: Channels, followed: Followed, cut: Cut) -> list[Stay
             waiting.append((group, member, is_zero))
     asked = [labels_of(found, group)[is_zero.any(axis=1)] for group, _, is_zero in waiting]
     labels = np.unique(np.concatenate([np.zeros(0, int), *asked]))
-    reached = losses(found, followed, labels[followed.summed[labels]]) if len(labels) else None
+    reached = losses(found, followed, labels[followed.summed[labels]])
     for group, member, is_zero in waiting:
-        for unit in np.flatnonzero(is_zero.any(axis=1)).tolist():
-            reason = _reason(reached, group, member, unit, cut)
+        units = np.flatnonzero(is_zero.any(axis=1)).tolist()
+        for unit, reason in zip(units, _reasons(reached, group, member, units, cut), strict=True):
             lines[member, reason] += int(is_zero[unit].sum())
     sizes = {
         name: shape_of(found.traced.arrays.avals[ref])
@@ -98,32 +98,49 @@ def _zeros(found: Channels, followed: Followed, member: Member) -> np.ndarray:
     return followed.zeros[found.traced.names.index(member[0])][member[1]]
 
 
-def _reason(reached: Reached | None, group: Group, member: Member, unit: int, cut: Cut) -> str:
-    """Why a zero channel of a group that is not fixed stays."""
-    assert reached is not None
+def _reasons(
+    reached: Reached, group: Group, member: Member, units: Sequence[int], cut: Cut
+) -> list[str]:
+    """Why zero channels of a group that is not fixed stay."""
     found, followed = reached.found, reached.followed
-    label = int(labels_of(found, group)[unit])
-    if not followed.summed[label]:
-        left = len(np.setdiff1d(group.members[member], cut.get(member, ())))
-        return LAST if left <= group.members[member].shape[1] else NOT_ASKED
     alive = {
-        other: positions[unit][~_zeros(found, followed, other)[positions[unit]]]
+        other: ~_zeros(found, followed, other)[positions]
         for other, positions in group.members.items()
     }
-    if len(alive[member]):
-        return IN_PART
-    lost = reached.losses[label]
-    beside = {other for loss in lost for other in loss.beside if len(alive.get(other, ()))}
-    if lost and beside & lost[-1].beside:
-        return f"{OTHERS} ({_listed(beside)})"
+    left = np.setdiff1d(group.members[member], cut.get(member, ()))
+    dead = LAST if len(left) <= group.members[member].shape[1] else NOT_ASKED
+    labels, reasons = labels_of(found, group), []
+    for unit in units:
+        here = {other for other, is_alive in alive.items() if is_alive[unit].any()}
+        if not followed.summed[labels[unit]]:
+            reasons.append(dead)
+        elif member in here:
+            reasons.append(IN_PART)
+        else:
+            reasons.append(_why_summed(reached, group, int(labels[unit]), here))
+    return reasons
+
+
+def _why_summed(reached: Reached, group: Group, label: int, alive: set[Member]) -> str:
+    """Why something is summed over a channel that is zero where it is put out.
+
+    Args:
+      reached: what is summed over, and where zeros end.
+      group: the channel is one of it.
+      label: of the channel.
+      alive: the axes of parameters that are not zero there.
+    """
+    found, lost = reached.found, reached.losses[label]
     if lost:
+        beside = {member for loss in lost for member in loss.beside} & alive
+        if beside & lost[-1].beside:
+            return f"{OTHERS} ({_listed(beside)})"
         return f"{ALIVE}: {_lost(found, lost[-1].step)}"
-    nodes = found.traced.arrays.nodes
-    read = {
-        other
-        for other, positions in alive.items()
-        if reached.nodes[nodes[found.traced.names.index(other[0])][other[1]][positions]].any()
-    }
+    read = set()
+    for name, axis in alive:
+        nodes = found.traced.arrays.nodes[found.traced.names.index(name)][axis]
+        if reached.nodes[nodes[found.labels[nodes] == label]].any():
+            read.add((name, axis))
     if read:
         return f"{READER if read <= group.readers else OTHERS} ({_listed(read)})"
     return ALIVE

@@ -40,6 +40,7 @@ NOTED = {
         with_mean(lambda h: jnp.einsum("nc,nc->n", h, h)[:, None] / jnp.sqrt(8.0)),
         "the root of 8, as many as",
     ),
+    "a product": (with_mean(lambda h: h @ jnp.full((8, 1), 0.125)), "8, as many as"),
     "loop": (looped, "8, as many as"),
 }
 SILENT = {

@@ -8,7 +8,7 @@ import pytest
 from flax import linen as nn
 from masking import X, dense
 
-from bbo import compaction
+from bbo import compaction, types
 from bbo.compaction import channels
 from bbo.compaction.staying import ALIVE, IN_PART, LAST, NOT_ASKED, OTHERS, READER, Staying
 
@@ -114,6 +114,23 @@ def test_kernels_that_share_channels():
         f"  {OTHERS} (q): p (2 of 8)",
         f"  {OTHERS} (p): q (1 of 8)",
     ]
+
+
+def test_of_traced_variables_nothing_can_be_told():
+    case = masking.case(dense(jnp.tanh))
+    cut = masking.cut_of(case, (1, 2))
+
+    def shapes(removed):
+        def small(variables):
+            found = compaction.compact(case.function, variables, X, removed=removed)
+            assert found.report.staying == []
+            return found.variables
+
+        return jax.eval_shape(small, case.variables)
+
+    assert shapes(cut)["a"].shape == (6, 6)
+    with pytest.raises(types.UsageError, match="variables are traced.*or give removed="):
+        shapes(None)
 
 
 class Normed(nn.Module):
