@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from typing import NamedTuple
 
+from bbo.settings.installed import in_wheel, programs_folder
 from bbo.types import UsageError
 
 
@@ -29,6 +30,11 @@ def plan(script: str, src: pathlib.Path) -> Snapshot:
       UsageError: the source is not in a git checkout, or not as committed.
     """
     root = _root(script)
+    if in_wheel() and root == programs_folder():
+        raise UsageError(
+            f"--snapshot copies a checkout, and {script} is part of the installed package, which "
+            "stays as it is until it is installed anew; leave --snapshot out"
+        )
     commit = _git(root, "rev-parse", "HEAD").decode().strip()
     _git(root, "ls-files", "--error-unmatch", f"{script.replace('.', '/')}*")
     if changed := _git(root, "status", "--porcelain", "--untracked-files=no", "."):

@@ -217,7 +217,14 @@ def workdir(out: pathlib.Path, index: int) -> pathlib.Path:
 
 def command(out: pathlib.Path, index: int, run: Run, python: str = sys.executable) -> list[str]:
     """What does a run: the arguments of a process."""
-    return [python, "-m", run.script, f"--workdir={workdir(out, index)}", *flag_arguments(run)]
+    return [
+        python,
+        "-m",
+        "bbo",
+        run.script,
+        f"--workdir={workdir(out, index)}",
+        *flag_arguments(run),
+    ]
 
 
 def unfinished(out: pathlib.Path, runs: list[Run]) -> list[int]:

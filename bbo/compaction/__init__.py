@@ -2,6 +2,7 @@
 
 from bbo.compaction.channels import Channels, Cut, Group, cut_of, find_channels
 from bbo.compaction.cost import count_macs
+from bbo.compaction.kernels import Kernel, find_kernels
 from bbo.compaction.removal import Compact, compact, dead_channels, shares_left, smaller
 from bbo.compaction.report import Report
 from bbo.compaction.staying import Staying
@@ -11,6 +12,7 @@ __all__ = [
     "Compact",
     "Cut",
     "Group",
+    "Kernel",
     "Report",
     "Staying",
     "compact",
@@ -18,6 +20,7 @@ __all__ = [
     "cut_of",
     "dead_channels",
     "find_channels",
+    "find_kernels",
     "shares_left",
     "smaller",
 ]

@@ -7,6 +7,7 @@ it. All are found by following positions through the primitives of the function,
 """
 
 import collections
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from bbo.compaction.tracing.arrays import Arrays, Member
 from bbo.compaction.tracing.program import Traced, trace
+from bbo.compaction.tracing.reading import UNREAD, arrays_read
 from bbo.compaction.tracing.updates import Updates
 from bbo.types import PyTree, UsageError
 
@@ -55,11 +57,46 @@ class Channels(NamedTuple):
     traced: Traced
     labels: np.ndarray
     """The channel of each position of each array."""
+    part: str = ""
+    """What the names of all variables begin with that are meant, as ``params/``, and is left out in
+    the groups; see ``within``."""
 
     @property
     def removable(self) -> list[Group]:
         """The groups from which channels can be removed."""
         return [group for group in self.groups if not group.fixed]
+
+    def own_name(self, name: str) -> str | None:
+        """A variable's name without ``part``; None if it does not begin so."""
+        return name.removeprefix(self.part) if name.startswith(self.part) else None
+
+    def within(self, collection: str) -> "Channels":
+        """The same, as seen from one collection of the variables, with names within it.
+
+        Args:
+          collection: ``params``, of Linen's ``{"params": ..., "batch_stats": ...}``.
+
+        Raises:
+          UsageError: there is no such collection.
+        """
+        prefix = f"{collection}/"
+        groups = [part for group in self.groups if (part := _within(group, prefix))]
+        if not groups:
+            names = sorted({name.partition("/")[0] for name in self.traced.names})
+            raise UsageError(f"there is no {collection!r} among the variables: {', '.join(names)}")
+        return self._replace(groups=groups, part=f"{self.part}{prefix}")
+
+
+def _within(group: Group, prefix: str) -> Group | None:
+    """The members whose names begin so, without that beginning."""
+    names = {
+        member: (member[0].removeprefix(prefix), member[1])
+        for member in group.members
+        if member[0].startswith(prefix)
+    }
+    members = {names[member]: group.members[member] for member in names}
+    readers = frozenset(names[member] for member in names if member in group.readers)
+    return Group(members, readers, group.fixed) if members else None
 
 
 def find_channels(
@@ -67,17 +104,20 @@ def find_channels(
     variables: PyTree,
     *inputs: PyTree,
     updates: Updates | None = None,
+    **kwargs: PyTree,
 ) -> Channels:
-    """Finds the channels of ``function(variables, *inputs)``.
+    """Finds the channels of ``function(variables, *inputs, **kwargs)``.
 
     Args:
       function: any function that jax can trace.
       variables: parameters, statistics: arrays from which channels may be removed.
-      *inputs: examples; ``jax.ShapeDtypeStruct`` will do, for variables too.
+      *inputs: examples; ``jax.ShapeDtypeStruct`` will do, for variables too. What is no array, as
+        ``True`` or a name, is passed on as it is.
       updates: picks from the result what are the next values of variables: ``lambda result:
         result[1]`` for a function that gives ``(logits, {"batch_stats": ...})`` of variables with
         ``batch_stats``. Their channels are those of the variables, and can be removed; all other
         results keep their shapes.
+      **kwargs: likewise, as ``train=False``.
 
     Raises:
       UsageError: what ``updates`` picks has not the names and shapes of variables.
@@ -91,12 +131,12 @@ def find_channels(
     in 8 can be removed
     out 2 it is an axis of the result
     """
-    traced = trace(function, variables, *inputs, updates=updates)
-    labels = _components(traced.arrays)
-    return Channels(_groups(traced, labels), traced, labels)
+    traced = trace(function, variables, *inputs, updates=updates, **kwargs)
+    labels = components(traced.arrays)
+    return Channels(groups_in(traced, labels), traced, labels)
 
 
-def _components(arrays: Arrays) -> np.ndarray:
+def components(arrays: Arrays) -> np.ndarray:
     """The channel of each position: those with an edge have the same."""
     from scipy import sparse  # Here, as it takes longer to load than the rest of the room.
 
@@ -109,7 +149,7 @@ def _components(arrays: Arrays) -> np.ndarray:
     return sparse.csgraph.connected_components(graph, directed=False)[1]
 
 
-def _groups(traced: Traced, labels: np.ndarray) -> list[Group]:
+def groups_in(traced: Traced, labels: np.ndarray) -> list[Group]:
     """Channels that have a position in a parameter, by the axes on which they have some."""
     arrays, names = traced.arrays, traced.names
     reasons: dict[int, str] = {}
@@ -121,10 +161,12 @@ def _groups(traced: Traced, labels: np.ndarray) -> list[Group]:
         for axis, nodes in enumerate(axes):
             for position, label in enumerate(labels[nodes].tolist()):
                 channels[label][name, axis].append(position)
+    is_unread = _unread(traced)
     alike = collections.defaultdict(list)
     for label, positions in channels.items():
         kind = tuple((member, len(found)) for member, found in positions.items())
-        alike[kind, reasons.get(label, "")].append(positions)
+        reason = UNREAD if is_unread(frozenset(name for name, _ in positions)) else ""
+        alike[kind, reason or reasons.get(label, "")].append(positions)
     return [
         Group(
             {member: np.array([one[member] for one in units]) for member, _ in kind},
@@ -135,20 +177,27 @@ def _groups(traced: Traced, labels: np.ndarray) -> list[Group]:
     ]
 
 
+def _unread(traced: Traced) -> Callable[[frozenset[str]], bool]:
+    """Whether nothing depends on variables but their own next values."""
+    refs = {name: ref for ref, name in enumerate(traced.names)}
+    read = arrays_read(traced.program, traced.updated)
+
+    @functools.cache
+    def is_unread(names: frozenset[str]) -> bool:
+        own = {refs[name] for name in names}
+        if own & read or not traced.updated:
+            return not own & read
+        their_next = {number for number, variable in traced.updated.items() if variable in own}
+        return not own & arrays_read(traced.program, their_next)
+
+    return is_unread
+
+
 def labels_of(found: Channels, group: Group) -> np.ndarray:
     """The label of each channel of a group."""
     (name, axis), positions = next(iter(group.members.items()))
-    nodes = found.traced.arrays.nodes[found.traced.names.index(name)][axis]
+    nodes = found.traced.arrays.nodes[found.traced.names.index(found.part + name)][axis]
     return found.labels[nodes[positions[:, 0]]]
-
-
-def removed_labels(found: Channels, cut: Cut) -> np.ndarray:
-    """bool, by label: which channels a cut removes."""
-    removed = np.zeros(int(found.labels.max(initial=0)) + 1, bool)
-    for (name, axis), positions in cut.items():
-        nodes = found.traced.arrays.nodes[found.traced.names.index(name)][axis]
-        removed[found.labels[nodes[positions]]] = True
-    return removed
 
 
 def cut_of(groups: Sequence[Group], removed: Sequence[np.ndarray]) -> Cut:

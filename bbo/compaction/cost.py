@@ -11,6 +11,7 @@ from jax.extend import core
 
 from bbo import trees
 from bbo.compaction.tracing.arrays import Arrays, Program, Step
+from bbo.compaction.tracing.custom import plain_steps
 from bbo.compaction.tracing.flow.positions import shape_of
 from bbo.compaction.tracing.program import trace
 from bbo.types import Params, PyTree, UsageError
@@ -87,7 +88,7 @@ def count_macs(function: Callable[..., PyTree], variables: PyTree, *inputs: PyTr
 
 
 def _program_macs(arrays: Arrays, program: Program) -> int:
-    return sum(_step_macs(arrays, step) for step in program.steps)
+    return sum(_step_macs(arrays, step) for step in plain_steps(program.steps))
 
 
 def _step_macs(arrays: Arrays, step: Step) -> int:
@@ -184,12 +185,13 @@ def activation_bytes(function: Callable[..., PyTree], variables: PyTree, *inputs
     >>> activation_bytes(lambda w, x: x @ w["in"] @ w["out"], weights, jnp.zeros((10, 3)))
     2080
     """
-    program, arrays, _, _ = trace(function, variables, *inputs)
-    last = {ref: number for number, step in enumerate(program.steps) for ref in step.operands}
-    last |= dict.fromkeys(program.outputs, len(program.steps))
+    program, arrays, *_ = trace(function, variables, *inputs)
+    steps = list(plain_steps(program.steps))
+    last = {ref: number for number, step in enumerate(steps) for ref in step.operands}
+    last |= dict.fromkeys(program.outputs, len(steps))
     alive: dict[int, int] = {}
     most = 0
-    for number, step in enumerate(program.steps):
+    for number, step in enumerate(steps):
         alive |= {ref: _bytes_of(arrays.avals[ref]) for ref in step.results}
         most = max(most, sum(alive.values()))
         alive = {ref: size for ref, size in alive.items() if last.get(ref, -1) > number}

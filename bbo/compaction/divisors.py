@@ -13,8 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bbo.compaction.channels import Channels, Cut, labels_of, removed_labels
+from bbo.compaction.channels import Channels, Cut, labels_of
+from bbo.compaction.sizes import sizes_of
 from bbo.compaction.tracing.arrays import Program, Step
+from bbo.compaction.tracing.custom import plain_steps
 from bbo.compaction.tracing.flow.positions import shape_of
 from bbo.compaction.tracing.flow.rules import ELEMENTWISE
 
@@ -60,7 +62,7 @@ def divisor_notes(found: Channels, cut: Cut) -> list[str]:
       found: the channels of a function.
       cut: what is removed.
     """
-    is_removed = removed_labels(found, cut)
+    is_removed = sizes_of(found, cut).removed
     names = {
         label: group.name for group in found.groups for label in labels_of(found, group).tolist()
     }
@@ -77,7 +79,7 @@ def divisor_notes(found: Channels, cut: Cut) -> list[str]:
 
 
 def _read(read: _Read, program: Program) -> None:
-    for step in program.steps:
+    for step in plain_steps(program.steps):
         for inner in step.inner:
             _read(read, inner)
         name = step.primitive.name

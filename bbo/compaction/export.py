@@ -26,6 +26,7 @@ from absl import logging
 from flax import traverse_util
 
 from bbo import trees
+from bbo.settings.installed import how_to_install
 from bbo.types import Array, PyTree, RunError, UsageError, require
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -141,7 +142,7 @@ def _optional(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise UsageError(f"{name} is not installed; pip install 'bbo[export]'") from None
+        raise UsageError(f"{name} is not installed; {how_to_install(name)}") from None
 
 
 def _write(

@@ -8,6 +8,7 @@ import numpy as np
 from bbo.compaction.channels import Channels
 from bbo.compaction.dead import Followed
 from bbo.compaction.tracing.arrays import Member, Program, Step
+from bbo.compaction.tracing.custom import plain_steps
 
 
 class Loss(NamedTuple):
@@ -49,7 +50,7 @@ def losses(found: Channels, followed: Followed, labels: np.ndarray) -> Reached:
 
 def _back(reached: Reached, program: Program) -> None:
     """From the end of a program to its start."""
-    for step in reversed(program.steps):
+    for step in reversed(list(plain_steps(program.steps))):
         for inner in step.inner:
             _pass(reached, step.results, inner.outputs)
             _back(reached, inner)

@@ -11,13 +11,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from jax.core import Tracer
 
 from bbo import trees
 from bbo.compaction.channels import Channels, Cut, check_cut, cut_of, find_channels, labels_of
 from bbo.compaction.dead import follow
+from bbo.compaction.derivatives import without_rules
 from bbo.compaction.replay import smaller_function
 from bbo.compaction.report import Report, report_of
+from bbo.compaction.sizes import sizes_of
 from bbo.compaction.tracing.updates import Updates
 from bbo.types import Array, PyTree, UsageError
 
@@ -28,10 +31,18 @@ class Compact(NamedTuple):
     variables: PyTree
     """Of the same structure, with smaller arrays."""
     function: Callable[..., PyTree]
-    """``function(variables, *inputs)``: pure, may be compiled, and takes any batch size."""
+    """``function(variables, *inputs, **kwargs)``: pure, may be compiled, and takes any batch size
+    and any dtype.
+
+    For inputs of other shapes the function is traced again; a UsageError tells if it is then
+    another program, in which what is removed is not dead. For that it holds on to the variables.
+    """
     cut: Cut
     report: Report
     """Why zero channels stay, and what is still as wide as it was; ``print`` it."""
+    inlined: tuple[str, ...] = ()
+    """Functions with a ``jax.custom_jvp`` or ``jax.custom_vjp`` that cannot be done with fewer
+    channels: they are the same, but their derivatives are those of their programs."""
 
 
 def compact(
@@ -40,17 +51,23 @@ def compact(
     *inputs: PyTree,
     removed: Cut | None = None,
     updates: Updates | None = None,
+    **kwargs: PyTree,
 ) -> Compact:
-    """Removes the dead channels of ``function(variables, *inputs)``.
+    """Removes the dead channels of ``function(variables, *inputs, **kwargs)``.
+
+    Inputs, and what is computed from them, are taken as finite.
 
     Args:
       function: any function that jax can trace.
       variables: concrete arrays.
-      *inputs: examples; ``jax.ShapeDtypeStruct`` will do.
+      *inputs: examples; ``jax.ShapeDtypeStruct`` will do. What is no array, as ``True`` or a name,
+        is passed on as it is.
       removed: what to remove instead, be it dead or alive, see ``channels.cut_of``. The cut of one
         function of the variables, of a network at test, is that of another, of its training.
       updates: picks from the result what are the next values of variables, see
-        ``channels.find_channels``; they have the sizes that are left.
+        ``channels.find_channels``; they have the sizes that are left. A function with keywords of
+        these names, ``removed`` or ``updates``, has to be wrapped.
+      **kwargs: more inputs, as ``train=False``.
 
     Raises:
       UsageError: ``removed`` is not one of whole channels that can be removed; what ``updates``
@@ -67,7 +84,7 @@ def compact(
       >>> print(small.report)
       Channels that are zero and stay: none
     """
-    found = find_channels(function, variables, *inputs, updates=updates)
+    found = find_channels(function, variables, *inputs, updates=updates, **kwargs)
     is_traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(variables))
     followed = None if is_traced else follow(found, variables)
     if removed is not None:
@@ -80,11 +97,37 @@ def compact(
             "call compact outside of jax.jit, or give removed="
         )
     check_cut(found, cut)
-    shapes = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), variables
-    )
-    small = smaller_function(function, shapes, cut, updates)
-    return Compact(smaller(variables, cut), small, cut, report_of(found, followed, cut))
+    inlined = without_rules(sizes_of(found, cut))
+    if inlined:
+        logging.warning("derivatives of their own are lost of %s", ", ".join(inlined))
+
+    def check(others: Channels) -> None:
+        try:
+            check_cut(others, cut)
+            if removed is None:
+                _check_dead(others, variables, cut)
+        except UsageError as error:
+            raise UsageError(
+                "for inputs of these shapes the function is another program than for those of the "
+                f"example, and cannot be done without what is removed: {error}; compact it with an "
+                "example of these shapes"
+            ) from None
+
+    small = smaller_function(function, found, cut, check=check, updates=updates)
+    report = report_of(found, followed, cut)
+    return Compact(smaller(variables, cut), small, cut, report, inlined)
+
+
+def _check_dead(found: Channels, variables: PyTree, cut: Cut) -> None:
+    """Refuses to remove what is not dead.
+
+    Raises:
+      UsageError: something in the cut is not dead.
+    """
+    removed = sizes_of(found, cut).removed & follow(found, variables).summed
+    alive = [group.name for group in found.groups if removed[labels_of(found, group)].any()]
+    if alive:
+        raise UsageError(f"channels of {', '.join(alive)} are not dead here")
 
 
 def dead_channels(found: Channels, variables: PyTree) -> Cut:

@@ -1,68 +1,106 @@
 """A function done again with fewer channels: the same primitives, at the sizes that are left."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from bbo.compaction.channels import Channels, Cut, find_channels, removed_labels
+from bbo import trees
+from bbo.compaction.channels import Channels, Cut, find_channels
+from bbo.compaction.derivatives import bind, call_custom
+from bbo.compaction.sizes import Sizes, sizes_of
+from bbo.compaction.tracing.arguments import key_of, spec_of, split
 from bbo.compaction.tracing.arrays import Program, Step
 from bbo.compaction.tracing.flow.draws import DRAWN
 from bbo.compaction.tracing.flow.positions import shape_of
 from bbo.compaction.tracing.updates import Updates
-from bbo.types import Array, PyTree
-
-
-class _Sizes(NamedTuple):
-    """What is left of a program."""
-
-    found: Channels
-    removed: np.ndarray
-    """bool, by label."""
-
-    def kept(self, ref: int, axis: int) -> np.ndarray:
-        """bool [positions]."""
-        return ~self.removed[self.found.labels[self.found.traced.arrays.nodes[ref][axis]]]
-
-    def shape(self, ref: int) -> tuple[Any, ...]:
-        """Of an array, with what is left of each axis."""
-        full = shape_of(self.found.traced.arrays.avals[ref])
-        return tuple(
-            int(self.kept(ref, axis).sum()) if isinstance(size, int) else size
-            for axis, size in enumerate(full)
-        )
+from bbo.types import Array, PyTree, UsageError
 
 
 def smaller_function(
-    function: Callable[..., PyTree], variables: PyTree, cut: Cut, updates: Updates | None = None
+    function: Callable[..., PyTree],
+    example: Channels,
+    cut: Cut,
+    *,
+    check: Callable[[Channels], None],
+    updates: Updates | None = None,
 ) -> Callable[..., PyTree]:
     """The function of what ``smaller`` gives: its program, with the sizes that are left.
 
-    It is traced for each shape of the inputs. Random numbers made within, as by dropout, are those
-    of the whole network that belong to what is left. Its derivatives are those of its primitives:
-    rules of ``jax.custom_jvp`` and ``jax.custom_vjp`` are not kept.
+    It is traced for each shape and dtype of what it is given, once, and for all else that it is
+    given, such as ``train=False``. Rules of ``jax.custom_jvp`` and ``jax.custom_vjp`` are kept, see
+    ``derivatives``. Random numbers made within, as by dropout, are those of the whole network that
+    belong to what is left.
 
     Args:
       function: of all variables.
-      variables: before the cut; shapes and dtypes suffice.
+      example: its channels.
       cut: see there.
+      check: raises an error if the cut cannot be made of the channels that are found for others.
       updates: see ``channels.find_channels``; these results have the sizes that are left.
     """
+    programs = {example.traced.key: sizes_of(example, cut)}
 
-    def small(leaves: PyTree, *inputs: PyTree) -> PyTree:
-        found = find_channels(function, variables, *inputs, updates=updates)
-        sizes = _Sizes(found, removed_labels(found, cut))
-        given = [*jax.tree.leaves(leaves), *jax.tree.leaves(inputs)]
-        outputs = _run(sizes, found.traced.program, given)
-        return jax.tree.unflatten(found.traced.result, outputs)
+    def small(leaves: PyTree, *inputs: PyTree, **kwargs: PyTree) -> PyTree:
+        full = _full_shapes(example, cut, leaves)
+        arguments = split((inputs, kwargs))
+        key = key_of(full, arguments)
+        sizes = programs.get(key) if key else None
+        if sizes is None:
+            found = find_channels(function, full, *inputs, updates=updates, **kwargs)
+            check(found)
+            sizes = sizes_of(found, cut)
+            if key and not _holds_tracers(found):
+                programs[key] = sizes
+        traced = sizes.found.traced
+        given = [*jax.tree.leaves(leaves), *arguments.arrays]
+        values = [x if isinstance(x, jax.Array) else jnp.asarray(x) for x in given]
+        outputs = _run(sizes, traced.program, values)
+        return jax.tree.unflatten(traced.result, outputs)
 
     return small
 
 
-def _run(sizes: _Sizes, program: Program, inputs: Sequence[Any]) -> list[Any]:
+def _full_shapes(example: Channels, cut: Cut, leaves: PyTree) -> PyTree:
+    """The shapes of variables before the cut, from those after.
+
+    Raises:
+      UsageError: they are not those that the cut has left.
+    """
+    names, avals = example.traced.names, example.traced.arrays.avals
+    if trees.names(leaves) != names:
+        given = ", ".join(trees.names(leaves))
+        raise UsageError(f"these are other variables: {given}; give those of small.variables")
+
+    def grown(name: str, leaf: Any) -> jax.ShapeDtypeStruct:
+        spec = spec_of(leaf)
+        full = shape_of(avals[names.index(name)])
+        removed = [len(cut.get((name, axis), ())) for axis in range(len(full))]
+        left = [size - gone for size, gone in zip(full, removed, strict=True)]
+        if len(spec.shape) != len(full) or any(
+            gone and size != wanted
+            for size, wanted, gone in zip(spec.shape, left, removed, strict=True)
+        ):
+            raise UsageError(
+                f"{name} has the shape {spec.shape}, but {tuple(left)} is what is left of "
+                f"{tuple(full)}; give the arrays of small.variables, or others of their shapes"
+            )
+        sizes = tuple(size + gone for size, gone in zip(spec.shape, removed, strict=True))
+        return jax.ShapeDtypeStruct(sizes, spec.dtype, weak_type=spec.weak_type)
+
+    return trees.map_named(grown, leaves)
+
+
+def _holds_tracers(found: Channels) -> bool:
+    """Whether the function has closed over what is only there while something else is traced."""
+    constants = found.traced.arrays.constants.values()
+    return any(isinstance(value, jax.core.Tracer) for value in constants)
+
+
+def _run(sizes: Sizes, program: Program, inputs: Sequence[Any]) -> list[Any]:
     """The primitives of a program, one after the other."""
     known = dict(zip(program.inputs, inputs, strict=True))
     constants = sizes.found.traced.arrays.constants
@@ -83,29 +121,29 @@ def _run(sizes: _Sizes, program: Program, inputs: Sequence[Any]) -> list[Any]:
         if resize:
             results = resize(sizes, step, operands)
         else:
-            results = step.primitive.bind(*operands, **step.params)
+            results = bind(step, operands)
         if not step.primitive.multiple_results:
             results = [results]
         known |= dict(zip(step.results, results, strict=True))
     return [value_of(ref) for ref in program.outputs]
 
 
-def _broadcast_in_dim(sizes: _Sizes, step: Step, operands: list[Any]) -> Array:
+def _broadcast_in_dim(sizes: Sizes, step: Step, operands: list[Any]) -> Array:
     dims = step.params["broadcast_dimensions"]
     return lax.broadcast_in_dim(operands[0], sizes.shape(step.results[0]), dims)
 
 
-def _reshape(sizes: _Sizes, step: Step, operands: list[Any]) -> Array:
+def _reshape(sizes: Sizes, step: Step, operands: list[Any]) -> Array:
     return lax.reshape(operands[0], sizes.shape(step.results[0]), step.params.get("dimensions"))
 
 
-def _iota(sizes: _Sizes, step: Step, operands: list[Any]) -> Array:
+def _iota(sizes: Sizes, step: Step, operands: list[Any]) -> Array:
     del operands
     shape = sizes.shape(step.results[0])
     return lax.broadcasted_iota(step.params["dtype"], shape, step.params["dimension"])
 
 
-def _drawn(sizes: _Sizes, step: Step, operands: list[Any]) -> Array:
+def _drawn(sizes: Sizes, step: Step, operands: list[Any]) -> Array:
     """Random bits: all, and of these what is left. The compiler makes no more than is read."""
     x = step.primitive.bind(*operands, **step.params)
     for axis in range(operands[0].ndim, x.ndim):
@@ -113,7 +151,7 @@ def _drawn(sizes: _Sizes, step: Step, operands: list[Any]) -> Array:
     return x
 
 
-def _taken(sizes: _Sizes, step: Step, operands: list[Any]) -> Array:
+def _taken(sizes: Sizes, step: Step, operands: list[Any]) -> Array:
     """Slices: as before, but along axes of which something is removed."""
     x, ref, params = operands[0], step.operands[0], step.params
     indices = {tie.operand.axis: tie.index[:, 0] for tie in step.flow.ties}
@@ -141,13 +179,13 @@ def _positions(x: Array, index: np.ndarray, axis: int) -> Array:
     return jnp.take(x, index, axis=axis, mode="clip")
 
 
-def _split(sizes: _Sizes, step: Step, operands: list[Any]) -> list[Array]:
+def _split(sizes: Sizes, step: Step, operands: list[Any]) -> list[Array]:
     axis = step.params["axis"]
     parts = tuple(sizes.shape(ref)[axis] for ref in step.results)
     return list(lax.split(operands[0], parts, axis))
 
 
-def _pad(sizes: _Sizes, step: Step, operands: list[Any]) -> Array:
+def _pad(sizes: Sizes, step: Step, operands: list[Any]) -> Array:
     """Axes of which nothing is removed as before; on others, positions or the padding value."""
     x, value = operands
     config = []
@@ -165,7 +203,7 @@ def _pad(sizes: _Sizes, step: Step, operands: list[Any]) -> Array:
     return lax.pad(x, value, config)
 
 
-def _convolution(sizes: _Sizes, step: Step, operands: list[Any]) -> Array:
+def _convolution(sizes: Sizes, step: Step, operands: list[Any]) -> Array:
     params = dict(step.params)
     if params["feature_group_count"] != 1:
         numbers = params["dimension_numbers"]
@@ -174,7 +212,7 @@ def _convolution(sizes: _Sizes, step: Step, operands: list[Any]) -> Array:
     return step.primitive.bind(*operands, **params)
 
 
-def _sliced(sizes: _Sizes, step: Step, operands: list[Any]) -> Array:
+def _sliced(sizes: Sizes, step: Step, operands: list[Any]) -> Array:
     """``dynamic_slice`` and ``gather``: axes that are taken whole are as long as they are now."""
     full = shape_of(sizes.found.traced.arrays.avals[step.operands[0]])
     now = operands[0].shape
@@ -185,7 +223,7 @@ def _sliced(sizes: _Sizes, step: Step, operands: list[Any]) -> Array:
     return step.primitive.bind(*operands, **step.params | {"slice_sizes": slice_sizes})
 
 
-def _scan(sizes: _Sizes, step: Step, operands: list[Any]) -> list[Array]:
+def _scan(sizes: Sizes, step: Step, operands: list[Any]) -> list[Array]:
     params, (program,) = step.params, step.inner
     first, number = params["num_consts"], params["num_carry"]
     consts, carry, parts = (
@@ -203,7 +241,7 @@ def _scan(sizes: _Sizes, step: Step, operands: list[Any]) -> list[Array]:
     return [*carry, *stacked]
 
 
-def _while(sizes: _Sizes, step: Step, operands: list[Any]) -> list[Array]:
+def _while(sizes: Sizes, step: Step, operands: list[Any]) -> list[Array]:
     condition, body = step.inner
     first = step.params["cond_nconsts"]
     second = first + step.params["body_nconsts"]
@@ -214,13 +252,17 @@ def _while(sizes: _Sizes, step: Step, operands: list[Any]) -> list[Array]:
     )
 
 
-def _cond(sizes: _Sizes, step: Step, operands: list[Any]) -> list[Array]:
+def _cond(sizes: Sizes, step: Step, operands: list[Any]) -> list[Array]:
     index, *rest = operands
     branches = [lambda *args, p=program: _run(sizes, p, args) for program in step.inner]
     return lax.switch(index, branches, *rest)
 
 
-RESIZED: dict[str, Callable[[_Sizes, Step, list[Any]], Any]] = {
+def _custom(sizes: Sizes, step: Step, operands: list[Any]) -> list[Array]:
+    return call_custom(_run, sizes, step, operands)
+
+
+RESIZED: dict[str, Callable[[Sizes, Step, list[Any]], Any]] = {
     "broadcast_in_dim": _broadcast_in_dim,
     "reshape": _reshape,
     "iota": _iota,
@@ -234,5 +276,7 @@ RESIZED: dict[str, Callable[[_Sizes, Step, list[Any]], Any]] = {
     "scan": _scan,
     "while": _while,
     "cond": _cond,
+    "custom_jvp_call": _custom,
+    "custom_vjp_call": _custom,
 }
 """Primitives with sizes in their parameters."""

@@ -18,7 +18,8 @@ from bbo.noise.dropout import (
     shakeout,
     targeted_dropout,
 )
-from bbo.noise.regulariser import Regulariser, none, paused, spatial_kernels
+from bbo.noise.regulariser import Regulariser, none, paused
+from bbo.noise.selection import spatial_kernels
 
 __all__ = [
     "Regulariser",

@@ -11,7 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from bbo import trees
-from bbo.noise.regulariser import Regulariser, _on_activations, _on_weights, spatial_kernels
+from bbo.compaction.channels import Channels
+from bbo.noise.regulariser import Regulariser, _on_activations, _on_weights
+from bbo.noise.selection import Where
 from bbo.noise.targeting import _filter_norm
 from bbo.trees import wide
 from bbo.types import Array, require
@@ -28,7 +30,8 @@ def batch_bridgeout(
     q: float,
     target_fraction: float = 0.75,
     target_unit: str = "kernel",
-    on: trees.Selector = spatial_kernels,
+    on: trees.Selector | None = None,
+    channels: Channels | None = None,
 ) -> Regulariser:
     """``w + |w|**(q/2) xi``, one draw for the whole mini-batch, on the weakest units only.
 
@@ -40,7 +43,8 @@ def batch_bridgeout(
       q: norm of the penalty, > 0.
       target_fraction: share of the units that are perturbed, in (0, 1].
       target_unit: ``kernel`` (the paper), ``weight`` or ``filter``; see ``weakest``.
-      on: which parameters: a regular expression on names or ``(name, leaf) -> bool``.
+      on: which parameters, see ``Where``.
+      channels: of the network, in whatever layout, see ``Where``.
 
     References: arXiv 2009.10893, section III.
 
@@ -54,14 +58,14 @@ def batch_bridgeout(
         weights=_on_weights(
             _bridgeout(q),
             rate=rate,
-            on=on,
+            where=Where(on, channels),
             target_fraction=target_fraction,
             target_unit=target_unit,
         )
     )
 
 
-def scale_free_bridgeout(
+def scale_free_bridgeout(  # noqa: PLR0913 (how it is drawn, and where)
     *,
     rate: float | Array,
     q: float,
@@ -69,7 +73,8 @@ def scale_free_bridgeout(
     target_unit: str = "filter",
     nested: bool = False,
     draw_unit: str = "weight",
-    on: trees.Selector = spatial_kernels,
+    on: trees.Selector | None = None,
+    channels: Channels | None = None,
 ) -> Regulariser:
     """``w + s (|w| / s)**(q/2) xi``, with ``s`` the root mean square of all that ``w`` is part of.
 
@@ -89,7 +94,8 @@ def scale_free_bridgeout(
       draw_unit: what a ``xi`` is drawn for: each ``weight``, 2-D ``kernel`` or ``filter``. What
         moves as one has the penalty ``rate / (1 - rate) * sum_n (sum_i s (|w_i| / s)**(q/2)
         x_ni)**2`` over its weights ``i``.
-      on: which parameters: a regular expression on names or ``(name, leaf) -> bool``.
+      on: which parameters, see ``Where``.
+      channels: of the network, in whatever layout, see ``Where``.
 
     References: ours.
     """
@@ -104,7 +110,7 @@ def scale_free_bridgeout(
         weights=_on_weights(
             relative,
             rate=rate,
-            on=on,
+            where=Where(on, channels),
             target_fraction=target_fraction,
             target_unit=target_unit,
             nested=nested,
@@ -114,18 +120,32 @@ def scale_free_bridgeout(
 
 
 def bridgeout(
-    *, rate: float | Array, q: float, on: trees.Selector = spatial_kernels
+    *,
+    rate: float | Array,
+    q: float,
+    on: trees.Selector | None = None,
+    channels: Channels | None = None,
 ) -> Regulariser:
     """``w + |w|**(q/2) xi``, a draw for each example (arXiv 1804.08042); for small networks."""
-    return Regulariser(weights=_on_weights(_bridgeout(q), rate=rate, on=on), per_example=True)
+    return Regulariser(
+        weights=_on_weights(_bridgeout(q), rate=rate, where=Where(on, channels)), per_example=True
+    )
 
 
 def group_bridgeout(
-    *, rate: float | Array, q: float, on: trees.Selector = spatial_kernels
+    *,
+    rate: float | Array,
+    q: float,
+    on: trees.Selector | None = None,
+    channels: Channels | None = None,
 ) -> Regulariser:
     """``w_ij + |w_j|**(q/2) xi_ij`` with the norm of filter j: group sparsity, one draw a step."""
     require(q > 0, "q", q, "> 0")
-    return Regulariser(weights=_on_weights(lambda w, xi: group_perturb(w, xi, q), rate=rate, on=on))
+    return Regulariser(
+        weights=_on_weights(
+            lambda w, xi: group_perturb(w, xi, q), rate=rate, where=Where(on, channels)
+        )
+    )
 
 
 def sparseout(*, rate: float | Array, q: float, target_fraction: float = 1.0) -> Regulariser:

@@ -17,7 +17,8 @@ from bbo.noise.dropout import (
     shakeout,
     targeted_dropout,
 )
-from bbo.noise.regulariser import Regulariser, none, spatial_kernels
+from bbo.noise.regulariser import Regulariser, none
+from bbo.noise.selection import spatial_kernels
 from bbo.settings.catalog import REGULARISERS
 from bbo.settings.noise_section import NoiseConfig
 from bbo.types import Array

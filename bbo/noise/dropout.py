@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from bbo import trees
+from bbo.compaction.channels import Channels
 from bbo.noise.bernoulli import draw_bernoulli
 from bbo.noise.regulariser import (
     Regulariser,
@@ -14,10 +15,9 @@ from bbo.noise.regulariser import (
     _on_weights,
     check_rate,
     draw_share,
-    perturb_selected,
-    spatial_kernels,
     units_shape,
 )
+from bbo.noise.selection import Where, perturb_selected
 from bbo.noise.targeting import weakest
 from bbo.trees import wide
 from bbo.types import Array, Params, Rng, require
@@ -26,14 +26,27 @@ Prune: TypeAlias = Callable[[Params, Array], Params]
 """``(params, share) -> params``: with the share of the units of lowest rank, in [0, 1), at zero."""
 
 
-def dropconnect(*, rate: float | Array, on: trees.Selector = spatial_kernels) -> Regulariser:
+def dropconnect(
+    *,
+    rate: float | Array,
+    on: trees.Selector | None = None,
+    channels: Channels | None = None,
+) -> Regulariser:
     """``w * keep / (1 - rate)``, one draw a step."""
-    return Regulariser(weights=_on_weights(drop, rate=rate, on=on))
+    return Regulariser(weights=_on_weights(drop, rate=rate, where=Where(on, channels)))
 
 
-def shakeout(*, rate: float | Array, c: float, on: trees.Selector = spatial_kernels) -> Regulariser:
+def shakeout(
+    *,
+    rate: float | Array,
+    c: float,
+    on: trees.Selector | None = None,
+    channels: Channels | None = None,
+) -> Regulariser:
     """``w + xi (w + c sign(w))``, one draw a step: an L0 + L1 + L2 penalty."""
-    return Regulariser(weights=_on_weights(lambda w, xi: shake(w, xi, c), rate=rate, on=on))
+    return Regulariser(
+        weights=_on_weights(lambda w, xi: shake(w, xi, c), rate=rate, where=Where(on, channels))
+    )
 
 
 def dropout(*, rate: float | Array, target_fraction: float = 1.0) -> Regulariser:
@@ -48,7 +61,8 @@ def targeted_dropout(
     rate: float | Array,
     target_fraction: float,
     target_unit: str = "weight",
-    on: trees.Selector = spatial_kernels,
+    on: trees.Selector | None = None,
+    channels: Channels | None = None,
 ) -> Regulariser:
     """Units among the weakest are set to zero with probability ``rate``, the others left alone.
 
@@ -64,7 +78,9 @@ def targeted_dropout(
         dropped = draw_bernoulli(key, rate, units_shape(w, target_unit))
         return jnp.where(dropped & weakest(w, target_fraction, target_unit), jnp.zeros_like(w), w)
 
-    return Regulariser(weights=lambda rng, params: perturb_selected(rng, params, on, transform))
+    return Regulariser(
+        weights=lambda rng, params: perturb_selected(rng, params, Where(on, channels), transform)
+    )
 
 
 def nested_dropping(

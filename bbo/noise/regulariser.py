@@ -13,7 +13,6 @@ arXiv 1804.08042 (Bridgeout); arXiv 1904.08050 (Sparseout).
 """
 
 import functools
-import math
 import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,21 +20,27 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bbo import trees
 from bbo.noise.bernoulli import draw_bernoulli
+from bbo.noise.selection import Where, perturb_selected
 from bbo.noise.targeting import weakest, weakest_maps
 from bbo.settings.catalog import UNITS
 from bbo.trees import wide
 from bbo.types import Array, Params, PyTree, Rng, UsageError, require, require_one_of
 
 
-class Regulariser(NamedTuple):
-    """Pure functions, any of which may be None (no noise there)."""
+def unchanged(rng: Rng, x: PyTree, **options: Any) -> PyTree:
+    """What is there where no noise is: ``x`` itself."""
+    del rng, options
+    return x
 
-    weights: Callable[[Rng, Params], Params] | None = None
+
+class Regulariser(NamedTuple):
+    """Pure functions. Where there is no noise they give back what they are given."""
+
+    weights: Callable[[Rng, Params], Params] = unchanged
     """``(rng, params) -> noisy params``."""
 
-    activations: Callable[..., Array] | None = None
+    activations: Callable[..., Array] = unchanged
     """``(rng, x, *, index) -> noisy x``; ``index`` [n] holds positions in the global batch."""
 
     per_example: bool = False
@@ -45,34 +50,22 @@ class Regulariser(NamedTuple):
     """``(variables, images) -> logits`` in training mode, of a network of another size that is
     trained in place of the whole one. Running statistics stay as they are."""
 
+    @property
+    def perturbs_weights(self) -> bool:
+        """Whether there is noise on weights."""
+        return self.weights is not unchanged
 
-def spatial_kernels(name: str, leaf: Any) -> bool:
-    """Whether a parameter is the kernel ``[kh, kw, in, out]`` of a convolution larger than 1x1."""
-    del name
-    return getattr(leaf, "ndim", 0) >= 4 and math.prod(leaf.shape[:-2]) > 1
-
-
-def perturb_selected(
-    rng: Rng, params: Params, on: trees.Selector, transform: Callable[[Rng, Array], Array]
-) -> Params:
-    """Applies ``transform(key, leaf)`` to the selected leaves, each with a key of its own name.
-
-    Raises:
-      UsageError: ``on`` matches no parameter.
-    """
-
-    def perturb(name: str, leaf: Array, chosen: bool) -> Array:
-        key = jax.random.fold_in(rng, zlib.crc32(name.encode()))
-        return transform(key, leaf) if chosen else leaf
-
-    return trees.map_named(perturb, params, trees.select(params, on))
+    @property
+    def perturbs_activations(self) -> bool:
+        """Whether there is noise on activations."""
+        return self.activations is not unchanged
 
 
 def _on_weights(
     perturb: Callable[[Array, Array], Array],
     *,
     rate: float | Array,
-    on: trees.Selector,
+    where: Where,
     target_fraction: float = 1.0,
     target_unit: str = "kernel",
     nested: bool = False,
@@ -90,7 +83,7 @@ def _on_weights(
             targeted = None if everywhere else weakest(w, share, target_unit)
             return perturb_kept(perturb, w, keep, rate, targeted)
 
-        return perturb_selected(rng, params, on, transform)
+        return perturb_selected(rng, params, where, transform)
 
     return noisy
 
@@ -119,9 +112,9 @@ def paused(regulariser: Regulariser, pause: Array) -> Regulariser:
     if regulariser.network:
         raise UsageError("a network of another size cannot be paused; take the whole one instead")
 
-    def unless(noise: Callable[..., Any] | None) -> Callable[..., Any] | None:
-        if noise is None:
-            return None
+    def unless(noise: Callable[..., Any]) -> Callable[..., Any]:
+        if noise is unchanged:
+            return unchanged
 
         def noisy(rng: Rng, x: PyTree, **options: Any) -> PyTree:
             found = noise(rng, x, **options)
@@ -154,7 +147,11 @@ def _on_activations(
 
 
 def none() -> Regulariser:
-    """No noise."""
+    """No noise.
+
+    >>> none().weights(jax.random.key(0), {"kernel": 1.0}), none().perturbs_weights
+    ({'kernel': 1.0}, False)
+    """
     return Regulariser()
 
 

@@ -17,9 +17,9 @@ from bbo.files import read_lines, write_lines
 from bbo.pipeline.points import CurveTools, pruning_curve
 from bbo.pipeline.prunable import prunable
 from bbo.pipeline.run import Run, Trained, accuracy_on, choices
-from bbo.pruning.groups import groups_of, tie_scores
 from bbo.pruning.recovery.by_name import FUNCTIONS as RECOVER
 from bbo.pruning.recovery.by_name import Context
+from bbo.pruning.units import channel_scores, describe, tie_scores
 from bbo.training.bar import progress_bar
 from bbo.training.devices import agreed, is_first_process, replicate, shard_batch
 from bbo.training.preemption import Poll, polled
@@ -136,16 +136,21 @@ def curve_tools(run: Run, variables: PyTree, poll: Poll) -> CurveTools:
     batches = _recovery_batches(run)
     scores = _curve_scores(run, variables, batches, poll)
     found = find_channels(run, variables)
-    groups = groups_of(found.groups, "params") if config.scope == "group" else None
+    channels = found.within("params") if config.scope == "group" else None
     context = recovery_context(run, batches, poll)
 
     def prepare(granularity: str) -> pruning.Pruner:
         scored = scores(granularity)
-        if groups is not None:
-            scored = tie_scores(scored, groups, criterion=config.criterion)
+        if channels is not None:
+            units = describe(channels, lambda name, _: name in scored).units
+            zero = {name: x == 0 for name, x in channel_scores(params, units).items()}
+            scored = tie_scores(scored, units, criterion=config.criterion)
+        else:
+            zero = _zero_units(params, scored)
         if run.config.iterations.prune_iterations > 1:
-            scored = _pruned_first(params, scored)
-        how = {"scope": config.scope, "meaning": config.meaning, "groups": groups}
+            # What an earlier pruning removed is removed again.
+            scored = {name: jnp.where(zero[name], -jnp.inf, x) for name, x in scored.items()}
+        how = {"scope": config.scope, "meaning": config.meaning, "channels": channels}
         return pruning.prepare(params, criterion=scored, granularity=granularity, **how)
 
     def measure(variables: PyTree) -> dict[str, float]:
@@ -165,15 +170,13 @@ def curve_tools(run: Run, variables: PyTree, poll: Poll) -> CurveTools:
     )
 
 
-def _pruned_first(params: Params, scored: dict[str, Array]) -> dict[str, Array]:
-    """The scores, lowest for what is zero: what an earlier pruning removed is removed again."""
+def _zero_units(params: Params, scored: dict[str, Array]) -> dict[str, Array]:
+    """Where units are zero: bool like their scores."""
     leaves = trees.flatten(params)
-
-    def lowered(name: str, values: Array) -> Array:
-        within = tuple(range(leaves[name].ndim - values.ndim))
-        return jnp.where(jnp.all(leaves[name] == 0, axis=within), -jnp.inf, values)
-
-    return {name: lowered(name, values) for name, values in scored.items()}
+    return {
+        name: jnp.all(leaves[name] == 0, axis=tuple(range(leaves[name].ndim - values.ndim)))
+        for name, values in scored.items()
+    }
 
 
 def find_channels(run: Run, variables: PyTree) -> Channels:

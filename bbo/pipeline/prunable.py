@@ -11,9 +11,9 @@ from bbo.compaction.channels import Channels, find_channels
 from bbo.models.create import kept_channels
 from bbo.noise.configured import create_regulariser
 from bbo.noise.dropout import Prune
-from bbo.pruning.groups import groups_of, tie_scores
 from bbo.pruning.narrowing import narrow
 from bbo.pruning.pruner import Pruner
+from bbo.pruning.units import by_kernel, describe, tie_scores
 from bbo.settings.catalog import MODELS, parse_model
 from bbo.settings.config import ExperimentConfig
 from bbo.types import Array, Params, PyTree, UsageError
@@ -65,11 +65,18 @@ def removed_at(
         pruned = variables | {
             "params": pruning.apply_masks(variables["params"], pruner.masks(share))
         }
+        ranks = pruner.ranks
         counts = pruning.drop_counts(pruner.scores, share, scope=pruner.scope)
+        if pruner.scope == "group":
+            units = describe(_channels(config, model).within("params")).units
+            ranks = by_kernel(units, ranks)
+            counts = {
+                name: count for unit, count in counts.items() for name, _ in units[unit].kernels
+            }
         small = narrow(
             pruned,
             _channels(config, model).groups,
-            {f"params/{name}": rank for name, rank in pruner.ranks.items()},
+            {f"params/{name}": rank for name, rank in ranks.items()},
             {f"params/{name}": count for name, count in counts.items()},
             tied=pruner.scope == "group",
         )
@@ -81,18 +88,14 @@ def removed_at(
 
 def _pruner(config: ExperimentConfig, model: nn.Module, params: Params) -> Pruner:
     """Of filters, by the settings; no derivative goes through the order."""
-    pruned, held = config.pruning, jax.lax.stop_gradient(params)
-    scored = pruning.scores(
-        held,
-        criterion=pruned.criterion,
-        granularity="filter",
-        on=prunable(config, "filter"),
-    )
-    groups = None
+    pruned, held, on = config.pruning, jax.lax.stop_gradient(params), prunable(config, "filter")
+    scored = pruning.scores(held, criterion=pruned.criterion, granularity="filter", on=on)
+    channels = None
     if pruned.scope == "group":
-        groups = groups_of(_channels(config, model).groups, "params")
-        scored = tie_scores(scored, groups, criterion=pruned.criterion)
-    how = {"scope": pruned.scope, "meaning": pruned.meaning, "groups": groups}
+        channels = _channels(config, model).within("params")
+        units = describe(channels, lambda name, _: name in scored).units
+        scored = tie_scores(scored, units, criterion=pruned.criterion)
+    how = {"scope": pruned.scope, "meaning": pruned.meaning, "channels": channels}
     return pruning.prepare(held, criterion=scored, **how)
 
 
@@ -115,7 +118,7 @@ def check_selections(config: ExperimentConfig, model: nn.Module, params: Params)
         except UsageError as error:
             raise UsageError(f"{setting}: {error}") from None
     noise = create_regulariser(config.noise, prune=pruned_at(config, model))
-    if noise.weights:
+    if noise.perturbs_weights:
         jax.eval_shape(noise.weights, jax.random.key(0), params)
     for granularity in config.pruning.granularity:
         jax.eval_shape(

@@ -12,11 +12,14 @@ from bbo.pruning.criteria import convolutions, eligible, norm_of, scores
 from bbo.pruning.masking import apply_masks, masks
 from bbo.pruning.pruner import Pruner, prepare, prune
 from bbo.pruning.ranking import drop_counts, kept_fraction, ranks
+from bbo.pruning.units import channel_scores, describe
 
 __all__ = [
     "Pruner",
     "apply_masks",
+    "channel_scores",
     "convolutions",
+    "describe",
     "drop_counts",
     "eligible",
     "kept_fraction",

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
+import numpy as np
 
 from bbo import trees
 from bbo.compaction.channels import Group, Member
-from bbo.pruning.groups import kernels_of, unscored
 from bbo.types import Array, PyTree
 
 
@@ -28,7 +28,7 @@ def narrow(
       groups: of the function of these variables, from ``find_channels``.
       ranked: [filters] by the kernel's name in ``variables``, from ``ranking.ranks``.
       counts: how many filters to drop of each kernel, from ``ranking.drop_counts``.
-      tied: ranks agree over the kernels of a group, see ``groups.tie_scores``.
+      tied: ranks agree over the kernels of a group, see ``units.by_kernel``.
 
     >>> from bbo.compaction import find_channels
     >>> weights = {"in": jnp.array([[3.0, 1.0, 2.0]]), "out": jnp.array([[5.0], [6.0], [7.0]])}
@@ -60,3 +60,17 @@ def narrow(
         return leaf
 
     return trees.map_named(taken, variables)
+
+
+def kernels_of(group: Group, scored: Mapping[str, Array]) -> dict[str, np.ndarray]:
+    """The kernels that put the channels out, and at which of their filters."""
+    return {
+        name: positions[:, 0]
+        for (name, axis), positions in group.members.items()
+        if name in scored and (name, axis) not in group.readers and axis > 0
+    }
+
+
+def unscored(group: Group, scored: Mapping[str, Array]) -> list[str]:
+    """Arrays of several axes that put the channels out and were not scored."""
+    return [name for name, axis in group.writers if axis > 0 and name not in scored]

@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 
 from bbo import trees
-from bbo.compaction.channels import Group
+from bbo.compaction.channels import Channels
+from bbo.compaction.dying import Positions
 from bbo.pruning.criteria import Criterion, norm_of, scores
-from bbo.pruning.groups import norms_of, tie_scores
 from bbo.pruning.masking import apply_masks, masks
 from bbo.pruning.ranking import drop_counts, kept_fraction, ranks
-from bbo.types import Array, Masks, Params, UsageError, require
+from bbo.pruning.units import channel_masks, channel_scores, describe
+from bbo.settings.catalog import MEANINGS
+from bbo.types import Array, Masks, Params, UsageError, require, require_one_of
 
 Norms = Callable[[str], str | Sequence[str]]
 """From a kernel's name to that of the norm behind it, see ``masking.masks``."""
@@ -38,14 +40,21 @@ class Pruner(NamedTuple):
     scope: str
     meaning: str
     norm: Norms
+    units: Mapping[str, Positions] | None = None
+    """Of whole channels: where each has its positions, by the name of their scores."""
 
     def at(
-        self, sparsity: float | Array, *, round_to: int = 1, macs: Mapping[str, int] | None = None
+        self,
+        sparsity: float | Array | Mapping[str, float],
+        *,
+        round_to: int = 1,
+        macs: Mapping[str, int] | None = None,
     ) -> Pruned:
         """The network with the share ``sparsity`` of the units of lowest rank set to zero.
 
         Args:
-          sparsity: in [0, 1], and may be traced; counts are rounded down, and ties stay.
+          sparsity: in [0, 1], and may be traced; counts are rounded down, and ties stay. By the
+            names of the scores, where each has its own.
           round_to: keep a multiple of so many filters of each layer, rounded up, where there are
             so many.
           macs: multiply-adds by kernel name, for ``macs_kept``.
@@ -58,10 +67,19 @@ class Pruner(NamedTuple):
         require(round_to == 1 or (whole and round_to > 1), "round_to", round_to, allowed)
         counts = {
             name: jnp.asarray(_rounded(len(self.scores[name]), count, round_to), jnp.int32)
-            for name, count in drop_counts(self.scores, sparsity, scope=self.scope).items()
+            for name, count in self._counts(sparsity).items()
         }
-        how = {"meaning": self.meaning, "norm": self.norm}
-        return _pruned(self.params, self.ranks, counts, macs=tuple((macs or {}).items()), **how)
+        how = {"meaning": self.meaning, "norm": self.norm, "macs": tuple((macs or {}).items())}
+        return _pruned(self.params, self.ranks, counts, self.units, **how)
+
+    def _counts(self, sparsity: float | Array | Mapping[str, float]) -> dict[str, Any]:
+        if not isinstance(sparsity, Mapping):
+            return drop_counts(self.scores, sparsity, scope=self.scope)
+        require(self.scope != "global", "sparsity", sparsity, "one number, as all compete")
+        return {
+            name: drop_counts({name: values}, sparsity[name], scope=self.scope)[name]
+            for name, values in self.scores.items()
+        }
 
     def masks(self, sparsity: float | Array) -> Masks:
         """What is kept, True, as a tree like the parameters; see ``masking.masks``."""
@@ -81,48 +99,82 @@ def prepare(
     *,
     criterion: str | Criterion | Mapping[str, Array] = "l2",
     granularity: str = "filter",
-    scope: str = "local",
+    scope: str | None = None,
     meaning: str = "clean",
     norm: Norms = norm_of,
-    groups: Sequence[Group] | None = None,
+    channels: Channels | None = None,
 ) -> Pruner:
     """Scores and ranks a network, to be pruned at any sparsity.
 
+    With ``channels``, the description of a network in any layout, whole channels are pruned: all
+    filters that put them out, with their biases and norms, so that ``compaction.compact`` can
+    remove them. Else kernels are ``[..., in, out]``, filters are pruned layer by layer, and what
+    dies with them is told by names.
+
     Args:
-      params: the network.
+      params: the network; what ``channels`` describe.
       criterion: by name, or a function, see ``criteria.scores``; or scores made otherwise, for
-        instance of some parameters only (``on``) or with gradients.
+        instance of some parameters only (``on``) or with gradients: by ``criteria.scores``, with
+        ``channels`` by ``units.channel_scores``.
       granularity: ``weight``, ``kernel`` or ``filter``.
-      scope: what competes, see ``ranking.ranks``.
+      scope: what competes, see ``ranking.ranks``; with ``channels`` it is ``group`` or ``global``.
+        None: ``group`` with ``channels``, else ``local``.
       meaning: of a dropped unit, see ``masking.masks``.
       norm: from a kernel's name to that of the norm behind it, see ``masking.masks``.
-      groups: of the parameters, for the scope ``group``, see ``groups.groups_of``: whole groups
-        live and die, with all their norms. Scores that are given must be tied already.
+      channels: from ``compaction.find_channels``.
 
     Raises:
-      UsageError: a value out of range, or a scope of groups without them.
+      UsageError: a value out of range, a scope of groups without channels, or none to remove.
 
     >>> params = {"conv": {"kernel": jnp.array([3.0, 1.0, 2.0, 4.0]).reshape(1, 1, 1, 4)}}
     >>> pruner = prepare(params, criterion="l1")
     >>> pruner.prune(0.5)["conv"]["kernel"].ravel().tolist()
     [3.0, 0.0, 0.0, 4.0]
     """
-    if scope == "group" and groups is None:
+    if channels is not None:
+        return _of_channels(params, channels, criterion, granularity, scope or "group", meaning)
+    if scope == "group":
         raise UsageError(
-            "scope 'group' needs groups: groups_of(find_channels(...).groups, 'params')"
+            "scope 'group' needs channels: find_channels(...), or of parameters alone "
+            "find_channels(...).within('params')"
         )
-    if scope != "group" and groups is not None:
-        raise UsageError(f"groups are given, but scope is {scope!r}; set it to 'group'")
+    given = isinstance(criterion, Mapping)
+    scored = criterion if given else scores(params, criterion=criterion, granularity=granularity)
+    ranked = _ranks(dict(scored), scope=scope or "local")
+    return Pruner(params, dict(scored), ranked, scope or "local", meaning, norm)
+
+
+def _of_channels(
+    params: Params,
+    channels: Channels,
+    criterion: str | Criterion | Mapping[str, Array],
+    granularity: str,
+    scope: str,
+    meaning: str,
+) -> Pruner:
+    """The pruner of whole channels."""
+    require(granularity == "filter", "granularity", granularity, "'filter' with channels")
+    require_one_of(("group", "global"), "scope", scope)
+    require_one_of(MEANINGS, "meaning", meaning)
+    described = describe(channels)
+    units = described.units
     if isinstance(criterion, Mapping):
+        unknown = sorted(criterion.keys() - units.keys())
+        if unknown:
+            raise UsageError(
+                f"there are scores of {unknown[0]}, but the channels are called "
+                f"{', '.join(units)}; make them by pruning.channel_scores"
+            )
         scored = dict(criterion)
     else:
-        scored = scores(params, criterion=criterion, granularity=granularity)
-        if groups is not None:
-            name = criterion if isinstance(criterion, str) else ""
-            scored = tie_scores(scored, groups, criterion=name)
+        scored = channel_scores(params, units, criterion=criterion)
+    if not scored:
+        raise described.none_left()
+    positions = {
+        name: units[name].dying if meaning == "clean" else units[name].kernels for name in scored
+    }
     ranked = _ranks(scored, scope=scope)
-    behind = norm if groups is None else norms_of(groups)
-    return Pruner(params, scored, ranked, scope, meaning, behind)
+    return Pruner(params, scored, ranked, scope, meaning, norm_of, positions)
 
 
 def prune(params: Params, sparsity: float | Array, **options: Any) -> Params:
@@ -148,12 +200,17 @@ def _pruned(
     params: Params,
     ranked: dict[str, Array],
     counts: dict[str, Array],
+    units: Mapping[str, Positions] | None,
     *,
     meaning: str,
     norm: Norms,
     macs: tuple[tuple[str, int], ...],
 ) -> Pruned:
-    kept = masks(params, ranked, counts, meaning=meaning, norm=norm)
+    if units is None:
+        kept = masks(params, ranked, counts, meaning=meaning, norm=norm)
+    else:
+        keep = {name: rank >= counts[name] for name, rank in ranked.items()}
+        kept = channel_masks(params, units, keep)
     shares = {"units_kept": kept_fraction(ranked, counts)} | kept_costs(params, kept, dict(macs))
     return Pruned(apply_masks(params, kept), kept, shares)
 

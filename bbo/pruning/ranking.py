@@ -31,7 +31,7 @@ def ranks(scored: Mapping[str, Array], *, scope: str = "local") -> dict[str, Arr
       scope: ``local``: filters within their layer, kernels and weights within their filter (the
         paper); ``layer``: within the parameter; ``global``: all together, where the best unit of
         each parameter, and any tied with it, is never dropped; ``group``: filters as in ``local``,
-        of scores that ``groups.tie_scores`` has made.
+        of whole channels, see ``units.channel_scores``.
 
     Returns:
       int32 arrays of the shapes of ``scored``.

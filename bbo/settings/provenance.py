@@ -42,6 +42,11 @@ def source_commit() -> str | None:
         return (root / "COMMIT").read_text(encoding="utf-8").strip()
     command = ["git", "-C", str(root)]
     try:
+        # The folder of an installed package may lie in the checkout of something else.
+        known = subprocess.run(
+            [*command, "ls-files", "--error-unmatch", "bbo/settings/provenance.py"],
+            capture_output=True,
+        )
         head = subprocess.run([*command, "rev-parse", "HEAD"], capture_output=True, text=True)
         changed = subprocess.run(
             [*command, "status", "--porcelain", "--untracked-files=no"],
@@ -50,6 +55,6 @@ def source_commit() -> str | None:
         )
     except OSError:
         return None
-    if head.returncode:
+    if head.returncode or known.returncode:
         return None
     return head.stdout.strip() + ("+" if changed.stdout.strip() else "")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bbo.settings.catalog import DATASETS
+from bbo.settings.installed import with_names_here
 from bbo.settings.sections import DataConfig
 from bbo.types import UsageError
 
@@ -37,9 +38,10 @@ def find_prepared(name: str, data_dir: str) -> Path:
       UsageError: absent, unreadable, incomplete, or in a format that cannot be read.
     """
     folder = Path(data_dir).expanduser() / name
+    command = with_names_here("python -m experiments.prepare")
     remedy = (
-        f"prepare it with `python -m experiments.prepare --dataset={name} --data_dir={data_dir}`"
-        " (with --manual_dir=DIR if you have the original archive), or take the embedded images"
+        f"prepare it with `{command} --dataset={name} --data_dir={data_dir}` "
+        "(with --manual_dir=DIR if you have the original archive), or take the embedded images"
         " with --dataset=digits"
     )
     try:

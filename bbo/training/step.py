@@ -116,15 +116,16 @@ def noisy_forward(
     if regulariser.network:
         return regulariser.network(variables, batch["image"]), variables["batch_stats"]
     weight_rng, activation_rng = jax.random.split(rng)
-    on_weights = regulariser.weights or (lambda _, params: params)
-    on_activations = regulariser.activations
+    on_weights, on_activations = regulariser.weights, regulariser.activations
+    # Without noise the network has no place for it, and draws no keys.
+    noisy = regulariser.perturbs_activations
 
     def forward(params: Params, image: Array, index: Array) -> tuple[Array, PyTree]:
         logits, updates = model.apply(
             {"params": params, "batch_stats": variables["batch_stats"]},
             image,
             train=True,
-            noise=functools.partial(on_activations, index=index) if on_activations else None,
+            noise=functools.partial(on_activations, index=index) if noisy else None,
             mutable=["batch_stats"],
             rngs={"noise": activation_rng},
         )

@@ -23,6 +23,7 @@ from absl import flags
 from bbo.files import write_json
 from bbo.settings.catalog import DATASETS, REGULARISERS
 from bbo.settings.config import ExperimentConfig, override
+from bbo.settings.installed import how_to_install, with_names_here
 from bbo.settings.provenance import environment
 from bbo.types import UsageError
 from experiments.benchmark import start_times
@@ -74,8 +75,9 @@ def main(values: flags.FlagValues) -> None:
 
     out = pathlib.Path(values["out"].value).expanduser()
     out.mkdir(parents=True, exist_ok=True)
+    command = with_names_here("python -m experiments.benchmark")
     record: dict[str, Any] = {
-        "command": " ".join(["python -m experiments.benchmark", *arguments(values)]),
+        "command": " ".join([command, *arguments(values)]),
         "environment": environment(),
     }
     record["start"] = start_times.import_seconds()
@@ -105,7 +107,7 @@ def check(values: flags.FlagValues) -> tuple[Any, list[list[ExperimentConfig]]]:
     if not values["out"].value:
         raise UsageError("out is missing; name a folder for the record, as in --out=bench")
     if values["against"].value == "torch" and not importlib.util.find_spec("torch"):
-        raise UsageError("torch is not installed: pip install 'bbo[bench]'")
+        raise UsageError(f"torch is not installed: {how_to_install('torch')}")
     if max(numbers(values, "members")) > 1 and "rbg" in values["generator"].value:
         raise UsageError("members above 1 need generator=threefry")
     numbers(values, "steps_per_call")

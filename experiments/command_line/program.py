@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from absl import flags
 
+from bbo.settings.installed import with_names_here
 from bbo.types import Preempted, RunError, UsageError
 
 PREEMPTED = 75
@@ -47,6 +48,7 @@ def run_program(
     try:
         if any(argument in HELP for argument in argv[1:]):
             opening = (sys.modules[main.__module__].__doc__ or "").strip()
+            opening = with_names_here(opening)
             print(opening, flag_values.get_help(include_special_flags=False), sep="\n", flush=True)
             return 0
         return main(flag_values, *parse(flag_values, argv, positional)) or 0

@@ -6,8 +6,9 @@
 
 The network of the run is pruned, mended, and rebuilt without the channels that are dead; that it
 equals the pruned one is checked. DIR then holds the network (network.json and .npz, to be read with
-bbo.export.load_network), as StableHLO and as ONNX, each checked in a process of its own; cost.csv,
-cost.png and latency.csv; and, last, summary.json. Exit status: 0 done, 1 it failed, 2 a mistake.
+bbo.compaction.export.load_network), as StableHLO and as ONNX, each checked in a process of its own;
+cost.csv, cost.png and latency.csv; and, last, summary.json. Exit status: 0 done, 1 it failed, 2 a
+mistake.
 """
 
 import dataclasses
@@ -20,6 +21,7 @@ from absl import flags
 
 from bbo.files import write_json, write_text
 from bbo.settings.catalog import CRITERIA, RECOVERIES, SCOPES
+from bbo.settings.installed import how_to_install
 from bbo.settings.provenance import environment
 from bbo.types import UsageError
 from experiments.command_line import setting_flags, xla
@@ -139,7 +141,10 @@ def check(values: flags.FlagValues) -> tuple[tuple[str, float], dict[str, Any]]:
     batch_sizes(values)
     needed = {name for chosen in values["format"].value for name in FORMATS[chosen]}
     if missing := sorted(name for name in needed if not importlib.util.find_spec(name)):
-        raise UsageError(f"{' and '.join(missing)} not installed: pip install 'bbo[export]'")
+        raise UsageError(
+            f"{' and '.join(missing)} not installed: {how_to_install(*missing)}; "
+            "or leave a format out, as with --format=stablehlo"
+        )
     if values["rewind"].value and not values["fine_tune_epochs"].value:
         raise UsageError("rewind trains anew; give fine_tune_epochs, as many as the run had")
     names = ("scope", "criterion", "prune_on", "data_dir")

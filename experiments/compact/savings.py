@@ -99,19 +99,23 @@ def table_text(found: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
 def savings_figure(found: Sequence[dict[str, Any]], title: str) -> Figure:
     """A bar for each cost: how many per cent of it are left; a line at the multiply-adds.
 
-    Beside a time stands how many times as long it takes as they promise.
+    The numbers stand in a column beside the bars, so that neither bars nor line run through them:
+    the share that is left, and of a time how many times as long it takes as multiply-adds promise.
     """
-    figure = Figure(figsize=(8, 0.4 * len(found) + 1.6), layout="constrained")
+    figure = Figure(figsize=(8, 0.4 * len(found) + 1.9), layout="constrained")
     axes = figure.subplots()
     left = {row["cost"]: 100 * row["left"] for row in found}
     colours = ["#E69F00" if name.startswith("ms ") else "#0072B2" for name in left]
-    bars = axes.barh(list(left), list(left.values()), color=colours)
-    over = ["" if row["over_macs"] is None else f" (× {row['over_macs']:.1f})" for row in found]
-    texts = [f"{share:.1f}{text}" for share, text in zip(left.values(), over, strict=True)]
-    axes.bar_label(bars, labels=texts, padding=3)
-    axes.axvline(left["MACs"], color="black", linestyle="--", linewidth=1)
-    axes.set_xlabel("left of the dense network (%); dashed: multiply-adds (× times: of these)")
-    axes.set_xlim(0, max(110, 1.1 * max(left.values())))
+    axes.barh(list(left), list(left.values()), color=colours)
+    promised = axes.axvline(left["MACs"], color="black", linestyle="--", linewidth=1)
+    beside = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 9}
+    for place, row in enumerate(found):
+        over = "" if row["over_macs"] is None else f"  × {row['over_macs']:.1f}"
+        axes.text(1.02, place, f"{100 * row['left']:.1f} %{over}", **beside)
+    axes.set_xlabel("left of the dense network (%)")
+    axes.set_xlim(0, max(100, 1.05 * max(left.values())))
     axes.invert_yaxis()
     axes.set_title(title, fontsize=10)
+    label = "as the multiply-adds promise (×: a time is so many times as long)"
+    figure.legend([promised], [label], loc="outside lower center", fontsize=9)
     return figure

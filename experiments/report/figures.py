@@ -1,10 +1,11 @@
 """The figures of a comparison: accuracy against what is removed or kept, with intervals."""
 
 import hashlib
+import itertools
 import json
 import math
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,15 +14,28 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bbo.pipeline.curve_file import recovery_text
-from experiments.report.statistics import split, where
+from experiments.report.statistics import CURVE, split, where
 
-COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+COLOURS = ("#D55E00", "#56B4E9", "#CC79A7", "#009E73", "#0072B2", "#E69F00", "#000000")
 """Okabe and Ito's, told apart by the colour-blind; but for the yellow, too light for lines."""
+COLOUR_OF = {
+    "none": "#000000",
+    "dropout": "#E69F00",
+    "batch_bridgeout": "#0072B2",
+    "nested_dropping": "#009E73",
+    "recipe": "#009E73",  # which is nested dropping
+    "CrAM+": "#CC79A7",
+    "dropconnect": "#56B4E9",
+    "targeted_dropout": "#D55E00",
+}
+"""Of methods, by their name or its first word: the same in every figure."""
 MARKERS = "os^DvPX*"
 DASHES = ("-", "-.", ":")
-"""For the first seven methods, the next and so on; ``--`` is the paper's."""
+"""Solid as far as the colours go, then the others; ``--`` is the paper's."""
 DIGITS = 6
 """After the point, of a number that is compared."""
+BAND = 0.09
+"""Opacity of an interval: several may lie over each other, and the lines are to be seen."""
 FEWEST = 3
 """Runs, for an interval to be drawn: of two it is more than twelve standard errors wide."""
 LETTERS = 12
@@ -65,7 +79,28 @@ AXES = {
         True,
     ),
 }
-"""Those whose measure the curves have are drawn."""
+"""Which of them are drawn: see ``distinct_axes``."""
+
+
+SAME = 0.02
+"""Shares that differ by no more look the same in a figure."""
+
+
+def distinct_axes(statistics: pd.DataFrame) -> list[str]:
+    """The names of the axes that were measured and show what no axis before them shows.
+
+    Where filters of all layers go alike, the multiply-adds and parameters that are kept mirror the
+    filters that are removed.
+    """
+    kept: dict[str, pd.Series] = {}
+    for name, axis in AXES.items():
+        measured = where(statistics, measure=axis.measure).dropna(subset="mean")
+        shares = measured.set_index([*CURVE, "sparsity"])["mean"]
+        shares = shares if axis.falls else 1 - shares
+        shown = any((shares - other).abs().max() <= SAME for other in kept.values())
+        if len(shares) and not shown:
+            kept[name] = shares
+    return list(kept)
 
 
 def comparison_figure(
@@ -78,6 +113,8 @@ def comparison_figure(
 ) -> Figure:
     """Mean test accuracy with its 95 % interval, a panel for each granularity and recovery.
 
+    Granularities that do not move along the axis are left out.
+
     Args:
       statistics: of one problem, from ``statistics.curve_statistics``.
       axis: one of ``AXES``.
@@ -86,11 +123,10 @@ def comparison_figure(
         ``percent_filters_pruned`` and ``accuracy_mean`` (%).
       noise_of: the regulariser of each method, by which its published curve gets its colour.
     """
-    granularities, recoveries = (
-        list(statistics[name].unique()) for name in ("granularity", "recovery")
-    )
+    granularities, recoveries = moving(statistics, axis), list(statistics["recovery"].unique())
     shape = len(granularities), len(recoveries)
-    figure = Figure(figsize=(5.2 * shape[1], 0.7 + 3.9 * shape[0]), layout="constrained")
+    size = max(7, 5.2 * shape[1]), 0.7 + 3.9 * shape[0]
+    figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(*shape, squeeze=False, sharey=True)
     styles = styles_of(list(statistics["method"].unique()))
     for granularity, row in zip(granularities, panels, strict=True):
@@ -106,6 +142,16 @@ def comparison_figure(
         row[0].set_ylabel("test accuracy (%)")
     _add_legend_and_title(figure, title)
     return figure
+
+
+def moving(statistics: pd.DataFrame, axis: Axis) -> list[str]:
+    """The granularities whose curves move along an axis; all where none does.
+
+    Single weights, for instance, leave no channel without a use.
+    """
+    shares = where(statistics, measure=axis.measure).groupby("granularity", sort=False)["mean"]
+    spread = shares.max() - shares.min()
+    return list(spread.index[spread > SAME]) or list(spread.index)
 
 
 def _add_legend_and_title(figure: Figure, title: str) -> None:
@@ -128,15 +174,44 @@ def legend_of(panels: Iterable[Axes]) -> dict[str, Any]:
 
 
 def styles_of(methods: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """A colour, a marker and a kind of line for each method, no two of them alike."""
+    """A colour, a marker and a kind of line for each method, no two of them alike.
+
+    Methods of ``COLOUR_OF`` have their colour; the others take what is left, in order.
+    """
+    turns = range(len(methods) // (len(COLOURS) * len(DASHES)) + 1)
+    free = list(itertools.product(turns, DASHES, range(len(COLOURS))))
+    looks = {}
+    for name_of in (str, lambda method: method.split()[0]):
+        for method in methods:
+            colour = COLOUR_OF.get(name_of(method))
+            own = (0, DASHES[0], COLOURS.index(colour)) if colour else None
+            if method not in looks and own in free:
+                looks[method] = free.pop(free.index(own))
+    looks |= {method: free.pop(0) for method in methods if method not in looks}
     return {
         method: {
-            "color": COLOURS[i % len(COLOURS)],
-            "marker": MARKERS[i % len(MARKERS)],
-            "linestyle": DASHES[i // len(COLOURS) % len(DASHES)],
+            "color": COLOURS[colour],
+            "marker": MARKERS[(colour + turn) % len(MARKERS)],
+            "linestyle": dash,
         }
-        for i, method in enumerate(methods)
+        for method, (turn, dash, colour) in looks.items()
     }
+
+
+def runs_text(counts: Collection[int]) -> str:
+    """What a curve is the mean of.
+
+    >>> runs_text([1, 1]), runs_text([3, 2])
+    ('one run each', 'mean of 2 to 3 runs, shaded from 3 on: 95 % interval of the mean')
+    """
+    fewest, most = min(counts), max(counts)
+    if most == 1:
+        return "one run each"
+    number = str(most) if fewest == most else f"{fewest} to {most}"
+    if most < FEWEST:
+        return f"mean of {number} runs"
+    of_some = "" if fewest >= FEWEST else f" from {FEWEST} on"
+    return f"mean of {number} runs, shaded{of_some}: 95 % interval of the mean"
 
 
 def fingerprint(figure: Figure) -> str:
@@ -171,7 +246,7 @@ def draw_curves(
         # Outside of what accuracies can be, the interval says nothing.
         limits = accuracy[["low", "high"]].where(accuracy["n"] >= FEWEST).clip(0, 1)
         low, high = 100 * limits.to_numpy().T
-        panel.fill_between(x, low, high, color=style["color"], alpha=0.18, linewidth=0)
+        panel.fill_between(x, low, high, color=style["color"], alpha=BAND, linewidth=0)
 
 
 def draw_published(

@@ -10,8 +10,8 @@ they differ. Written are curves.csv (each measure at each pruning point), differ
 methods that have two seeds in common, seed by seed), gains.csv (by recovery, of the same networks),
 classes.csv (what each class loses when half is removed), summary.csv, summary.md and figures. In
 the files, accuracies are fractions. Intervals are 95 % confidence intervals of the mean, by
-Student's t. Runs that are unfinished or damaged are left out and listed. Exit status 2: nothing to
-report, or a mistake.
+Student's t. Runs that are unfinished or damaged are left out and listed in summary.md. Printed is
+who is ahead, by how much, and where the files are. Exit status 2: nothing to report, or a mistake.
 
 --archive writes the runs that would be reported on as a study, to hand on: runs.jsonl (their
 settings, environments and summaries), points.csv (all pruning points) and epochs.csv (all epochs).
@@ -22,7 +22,7 @@ beside the tables is heeded: from the text of a method to a better one.
 
 import io
 import pathlib
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 from absl import flags
@@ -50,6 +50,7 @@ from experiments.report.statistics import (
     paired_differences,
     recovery_gains,
 )
+from experiments.report.verdict import verdict
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string(
@@ -63,7 +64,7 @@ PUBLISHED = pathlib.Path(__file__).parents[1] / "published"
 
 
 def main(values: flags.FlagValues, *directories: str) -> None:
-    """Keeps or reports on all runs below the directories, prints the summary and the paths."""
+    """Keeps or reports on all runs below the directories; tells what came of it, and where."""
     writers = {"archive": write_archive, "out": write_report}
     given = [name for name in writers if values[name].value]
     if not given:
@@ -81,7 +82,7 @@ def main(values: flags.FlagValues, *directories: str) -> None:
             why = f"{name} {out} cannot be written: {error.strerror}; name another"
             raise UsageError(why) from None
         print(text)
-        print("\n".join(map(str, paths)))
+        print(*places_text(paths), sep="\n")
 
 
 def write_archive(found: Found, out: pathlib.Path) -> tuple[str, list[pathlib.Path]]:
@@ -93,28 +94,16 @@ def write_archive(found: Found, out: pathlib.Path) -> tuple[str, list[pathlib.Pa
 
 
 def write_report(found: Found, out: pathlib.Path) -> tuple[str, list[pathlib.Path]]:
-    """Writes everything; gives the summary in Markdown and the paths of all files."""
+    """Writes everything; gives the verdict in a few lines and the paths of all files."""
     out.mkdir(parents=True, exist_ok=True)
     groups = renamed(grouped(found.runs), [folder for folder, _ in found.places])
-    points = points_of(groups)
-    best = best_recovery(points)
-    chosen = {
-        "best": curve_statistics(best) if len(best) else best,
-        "best_differences": paired_differences(best) if len(best) else best,
-    }
-    records = {
-        "curves": curve_statistics(points),
-        "differences": paired_differences(points),
-        "gains": recovery_gains(points),
-        "classes": class_losses(points),
-        "summary": statistics.summary(points),
-    }
+    records, chosen = statistics_of(points_of(groups))
     paths = [out / f"{name}.csv" for name in records]
     for path, table in zip(paths, records.values(), strict=True):
         content = io.StringIO()
         table.to_csv(content, index=False, lineterminator="\n")
         write_text(path, content.getvalue())
-    parts = [opening(found, groups)]
+    parts, verdicts = [opening(found, groups)], []
     for problem in dict.fromkeys(group.problem for group in groups):
         own = [group for group in groups if group.problem == problem]
         tables_of = (records | chosen).items()
@@ -122,56 +111,79 @@ def write_report(found: Found, out: pathlib.Path) -> tuple[str, list[pathlib.Pat
         names = write_figures(own, of_problem["curves"], of_problem["best"], out)
         paths += [out / name for name in names]
         parts += [chapter(own, of_problem)]
+        verdicts += [verdict(own, of_problem)]
         parts += [f"![Test accuracy against {on_axis}]({name})" for name, on_axis in names.items()]
-    text = "\n\n".join(parts)
-    write_text(out / "summary.md", text + "\n")
-    return text, [*paths, out / "summary.md"]
+    write_text(out / "summary.md", "\n\n".join(parts) + "\n")
+    if found.left_out:
+        verdicts += [f"Left out: {len(found.left_out)} runs; summary.md tells which, and why"]
+    return "\n".join(verdicts), [out / "summary.md", *paths]
+
+
+def statistics_of(
+    points: pd.DataFrame,
+) -> tuple[dict[str, pd.DataFrame], dict[str, pd.DataFrame]]:
+    """All statistics by name: those that are written as tables, and those of best recoveries."""
+    best = best_recovery(points)
+    records = {
+        "curves": curve_statistics(points),
+        "differences": paired_differences(points),
+        "gains": recovery_gains(points),
+        "classes": class_losses(points),
+        "summary": statistics.summary(points),
+    }
+    return records, {
+        "best": curve_statistics(best) if len(best) else best,
+        "best_differences": paired_differences(best) if len(best) else best,
+    }
+
+
+def places_text(paths: Sequence[pathlib.Path]) -> list[str]:
+    """A line for the figures and one for the tables: the first with its folder, the others' names.
+
+    >>> places_text([pathlib.Path("out/summary.md"), pathlib.Path("out/curves.csv")])
+    ['Tables: out/summary.md curves.csv']
+    """
+    figures_made = sorted((path for path in paths if path.suffix == ".png"), key=_interest)
+    kinds = {"Figures": figures_made, "Tables": [path for path in paths if path.suffix != ".png"]}
+    return [
+        f"{kind}: {' '.join([str(made[0]), *(path.name for path in made[1:])])}"
+        for kind, made in kinds.items()
+        if made
+    ]
+
+
+def _interest(path: pathlib.Path) -> int:
+    """Figures of best recoveries come first, then those of what is removed."""
+    ends = ("_best.png", "_removed.png")
+    return next((place for place, end in enumerate(ends) if path.name.endswith(end)), len(ends))
 
 
 def _of_problem(table: pd.DataFrame, group: Method) -> pd.DataFrame:
     return statistics.where(table, **dict(zip(PROBLEM, group.problem, strict=True)))
 
 
-def runs_text(counts: Collection[int]) -> str:
-    """What a curve is the mean of.
-
-    >>> runs_text([1, 1]), runs_text([3, 2])
-    ('one run each', 'mean of 2 to 3 runs, shaded from 3 on: 95 % interval of the mean')
-    """
-    fewest, most = min(counts), max(counts)
-    if most == 1:
-        return "one run each"
-    number = str(most) if fewest == most else f"{fewest} to {most}"
-    if most < figures.FEWEST:
-        return f"mean of {number} runs"
-    of_some = "" if fewest >= figures.FEWEST else f" from {figures.FEWEST} on"
-    return f"mean of {number} runs, shaded{of_some}: 95 % interval of the mean"
-
-
 def write_figures(
     groups: Sequence[Method], curves: pd.DataFrame, best: pd.DataFrame, out: pathlib.Path
 ) -> dict[str, str]:
-    """A figure for each axis that was measured; gives what is on it, by the name of the file.
+    """A figure for each axis that shows something new; gives what is on it, by the file's name.
 
     And one of what each method reaches with its best recovery, if that is known.
     """
     dataset, network, width = groups[0].problem
     stem = f"{dataset}_{network}" + ("" if width == 1 else f"_width{width:g}")
     published, note = published_curves(groups[0])
-    title = f"{problem_text(groups[0])}: {runs_text([len(group.runs) for group in groups])}"
-    names, measured = {}, set(curves.dropna(subset="mean")["measure"])
-    for name, axis in figures.AXES.items():
-        if axis.measure not in measured:
-            continue
+    title = f"{problem_text(groups[0])}: {figures.runs_text([len(group.runs) for group in groups])}"
+    names = {}
+    for name in figures.distinct_axes(curves):
         is_removed = name == "removed"
         figure = figures.comparison_figure(
             curves,
-            axis,
+            figures.AXES[name],
             title=title + (f"\n{note}" if is_removed and note else ""),
             published=published if is_removed else None,
             noise_of={group.method: group.settings["noise"] for group in groups},
         )
-        names[f"{stem}_{name}.png"] = axis.short
+        names[f"{stem}_{name}.png"] = figures.AXES[name].short
         _save(figure, out / f"{stem}_{name}.png")
     if len(best):
         figure = figures.comparison_figure(best, figures.AXES["removed"], title=title)
@@ -194,7 +206,7 @@ def published_curves(group: Method) -> tuple[pd.DataFrame | None, str]:
     if not path.exists():
         return None, ""
     if width != 1:
-        return None, f"width {width:g}, the paper: 1"
+        return None, "the curves of the paper, of width 1, are left out"
     curves = pd.read_csv(path, comment="#", keep_default_na=False)
     return curves, "dashed: Khan & Stavness 2020, by the protocol of the paper"
 

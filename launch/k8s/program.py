@@ -5,7 +5,7 @@
   ... --hosts=4 --accelerator=tpu-v5-lite-podslice --topology=4x4 --chips=4    a slice of 16 chips
   ... --hosts=2 --gpus=8 --cpus=64 --memory=500Gi --service_account=NAME       16 GPUs
 
-SPEC is a sweep as launch.sweep describes it; IMAGE has the repository installed. CLAIM is a
+SPEC is a sweep as launch.sweep describes it; IMAGE has this package installed. CLAIM is a
 PersistentVolumeClaim for many writers (Filestore, NFS), mounted at MOUNT in the pods and on this
 machine, and OUT lies in it. The cluster needs JobSet 0.6 or newer, and Kueue.
 

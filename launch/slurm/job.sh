@@ -39,7 +39,7 @@ fi
 # If one process crashes, SLURM_WAIT later the others are killed (137). --kill-on-bad-exit would
 # end in 143, as preemption does, and be tried for ever.
 export SLURM_WAIT=${SLURM_WAIT:-60} PYTHONUNBUFFERED=1
-srun --export=ALL --kill-on-bad-exit=0 --label "$python" -m launch.sweep "$out" "$run" "$@"
+srun --export=ALL --kill-on-bad-exit=0 --label "$python" -m bbo launch.sweep "$out" "$run" "$@"
 code=$?
 if [[ $code =~ ^(75|143)$ && -z $cancelled ]]; then
   if [ "${SLURM_RESTART_COUNT:-0}" -lt 100 ]; then

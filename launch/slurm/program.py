@@ -23,6 +23,7 @@ from typing import NamedTuple, TextIO
 from absl import flags
 
 from bbo.files import write_text
+from bbo.settings.installed import with_names_here
 from bbo.types import UsageError
 from experiments.command_line.program import run_program
 from launch import logs, snapshot, sweep
@@ -217,7 +218,8 @@ def _submit(submission: Submission, found: list[Array], jobs: TextIO) -> None:
         jobs.flush()
         print(f"job {ids[-1]}: runs {ranges(array.runs)}", flush=True)
     if ids:
-        print(f"Watch:  python -m launch.status {submission.out}\nCancel: scancel {' '.join(ids)}")
+        watch = with_names_here(f"python -m launch.status {submission.out}")
+        print(f"Watch:  {watch}\nCancel: scancel {' '.join(ids)}")
 
 
 def run(argv: Sequence[str]) -> int:

@@ -221,6 +221,20 @@ def test_equinox_gives_its_state():
     assert masking.difference(*numbers) <= 1e-5
 
 
+def test_what_only_gives_its_own_next_value_stays_whole():
+    def step(w, x):
+        h = jnp.tanh(x @ w["a"]) @ w["b"]
+        return h, {"unread": w["unread"] * 0.9, "mean": w["mean"] * 0.9 + (x @ w["a"]).mean(0)}
+
+    shapes = {"a": (3, 8), "b": (8, 2), "unread": (4,), "mean": (8,)}
+    w = masking.draw({name: jax.ShapeDtypeStruct(s, jnp.float32) for name, s in shapes.items()})
+    found = channels.find_channels(step, w, jnp.ones((5, 3)), updates=second)
+    fixed = {name: group.fixed for group in found.groups for name, _ in group.members}
+    assert fixed["unread"] == "the function does not read it"
+    assert fixed["mean"] == ""
+    assert compaction.compact(step, w, jnp.ones((5, 3)), updates=second).cut == {}
+
+
 WRONG = {
     "picks nothing": lambda result: None,
     "'BatchNorm_0/mean', and no variable is called so; there are batch_stats/B": (

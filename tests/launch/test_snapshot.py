@@ -4,6 +4,7 @@ import subprocess
 
 import pytest
 
+from bbo.settings import installed
 from bbo.types import UsageError
 from launch import snapshot
 
@@ -70,6 +71,13 @@ def test_changed_source_is_refused(source, tmp_path):
     (source / "package_of_test/part.py").write_text("changed")
     with pytest.raises(UsageError, match="part.py changed: commit first"):
         snapshot.plan("package_of_test.program", tmp_path)
+
+
+def test_what_is_part_of_an_installed_package_is_refused(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(installed, "INSIDE", source)
+    told = "package_of_test.program is part of the installed package, .* leave --snapshot out"
+    with pytest.raises(UsageError, match=told):
+        snapshot.plan("package_of_test.program", tmp_path / "src")
 
 
 def test_source_that_git_does_not_know_is_refused(source, tmp_path, monkeypatch):

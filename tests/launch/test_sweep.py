@@ -133,8 +133,8 @@ def test_flags_as_arguments():
         "--prune_on=",
     ]
     folder = pathlib.Path("out")
-    assert sweep.command(folder, 12, run, "py")[:5] == [
-        *("py", "-m", "experiments.run"),
+    assert sweep.command(folder, 12, run, "py")[:6] == [
+        *("py", "-m", "bbo", "experiments.run"),
         *("--workdir=out/0012", "--augment"),
     ]
     assert sweep.describe(sweep.Run("experiments.run", {})) == "(no flags)"
@@ -155,7 +155,7 @@ def test_the_commands_are_printed(spec, out, capsys):
     path = spec([{"seed": 0}, {"noise_on": "a b"}])
     argv = ["sweep", str(path), str(out)]
     assert run_program(sweep.main, sweep.FLAGS, argv, positional=("SPEC", "OUT")) == 0
-    start = f"{shlex.quote(sys.executable)} -m held_run --workdir={out}"
+    start = f"{shlex.quote(sys.executable)} -m bbo held_run --workdir={out}"
     assert capsys.readouterr().out.splitlines() == [
         f"{start}/0000 --seed=0",
         f"{start}/0001 '--noise_on=a b'",

@@ -115,7 +115,7 @@ def test_gcloud_is_told_as_its_manual_says(place):
         [
             *("compute", "tpus", "tpu-vm", "ssh", "pod", "--zone=us-central2-b", "--project=big"),
             "--worker=all",
-            f"--command=cd 'my repo' && exec {sys.executable} -m toy"
+            f"--command=cd 'my repo' && exec {sys.executable} -m bbo toy"
             f" --workdir={place}/out/0002 --distributed",
         ]
     ]
@@ -157,7 +157,7 @@ def test_a_dry_run_prints_what_would_be_done_and_writes_nothing(place, capfd, mo
     monkeypatch.setenv("PATH", str(place / "home"))  # no gcloud either
     assert launch("--dry_run", "--directory=~/bbo", "--python=.venv/bin/python") == 0
     head = "gcloud compute tpus tpu-vm ssh pod --zone=us-central2-b --worker=all"
-    run = "'--command=cd bbo && exec .venv/bin/python -m toy"
+    run = "'--command=cd bbo && exec .venv/bin/python -m bbo toy"
     assert capfd.readouterr().out.splitlines() == [
         f"{head} {run} --workdir={place}/out/0000 --rate=0.1 '\"'\"'--on=conv.*/kernel$'\"'\"'"
         " --noaugment --distributed'",

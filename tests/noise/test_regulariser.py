@@ -182,11 +182,13 @@ def test_noise_compiles_to_the_same_draw():
 )
 def test_every_regulariser_by_name(name, weights, activations, per_example):
     made = noise.create_regulariser(NoiseConfig(noise=name))
-    assert (made.weights is not None, made.activations is not None) == (weights, activations)
+    assert (made.perturbs_weights, made.perturbs_activations) == (weights, activations)
     assert made.per_example == per_example
-    if made.weights:
-        noisy = made.weights(jax.random.key(0), {"kernel": W})["kernel"]
-        assert noisy.shape == W.shape and not np.array_equal(noisy, W)
+    noisy = made.weights(jax.random.key(0), {"kernel": W})["kernel"]
+    assert noisy.shape == W.shape and np.array_equal(noisy, W) != weights
+    images = jnp.ones((3, 2, 2, 4))
+    noisy = made.activations(jax.random.key(0), images, index=jnp.arange(3))
+    assert noisy.shape == images.shape and np.array_equal(noisy, images) != activations
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from bbo.noise.regulariser import none
 from bbo.noise.schedule import strength_schedule
 from bbo.pipeline.compiled import model_of
 from bbo.pipeline.prunable import pruned_at
-from bbo.pruning.groups import groups_of
 from bbo.settings.config import ExperimentConfig, override
 from bbo.types import UsageError
 
@@ -33,10 +32,10 @@ def test_it_is_the_pruning_of_the_curve(scope, meaning):
     config = override(CONFIG, scope=scope, meaning=meaning)
     model, images = model_of(config), jnp.zeros((1, 8, 8, 1))
     variables = networks.fill(jax.eval_shape(model.init, jax.random.key(0), images))
-    params, groups = variables["params"], None
+    params, channels = variables["params"], None
     if scope == "group":
-        groups = groups_of(find_channels(model.apply, variables, images).groups, "params")
-    pruner = pruning.prepare(params, scope=scope, meaning=meaning, groups=groups)
+        channels = find_channels(model.apply, variables, images).within("params")
+    pruner = pruning.prepare(params, scope=scope, meaning=meaning, channels=channels)
     drop = jax.jit(pruned_at(config, model))
     for share in (0.0, 0.25, 0.5, 0.75):
         expected = pruner.prune(share)

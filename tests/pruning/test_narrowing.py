@@ -8,8 +8,8 @@ from networks import fill
 
 from bbo import compaction, pruning
 from bbo.models.create import create_model
-from bbo.pruning.groups import groups_of, tie_scores
 from bbo.pruning.narrowing import narrow
+from bbo.pruning.units import by_kernel, describe
 from bbo.settings.sections import ModelConfig
 
 IMAGES = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
@@ -19,18 +19,18 @@ def pruned(name, scope, share):
     """A network pruned at a share, what ``narrow`` makes of it, and what ``compact`` does."""
     model = create_model(ModelConfig(model=name, width=0.5), num_classes=10)
     variables = fill(jax.eval_shape(model.init, jax.random.key(0), IMAGES))
-    groups = compaction.find_channels(model.apply, variables, IMAGES).groups
-    scored = pruning.scores(variables["params"], criterion="l2", granularity="filter")
-    how = {}
-    if scope == "group":
-        how["groups"] = groups_of(groups, "params")
-        scored = tie_scores(scored, how["groups"], criterion="l2")
-    pruner = pruning.prepare(variables["params"], criterion=scored, scope=scope, **how)
+    found = compaction.find_channels(model.apply, variables, IMAGES)
+    channels = found.within("params") if scope == "group" else None
+    pruner = pruning.prepare(variables["params"], scope=scope, channels=channels)
     counts = pruning.drop_counts(pruner.scores, share)
+    groups, units = found.groups, describe(found.within("params")).units
+    if channels:
+        counts = {name: count for unit, count in counts.items() for name, _ in units[unit].kernels}
     masked = variables | {"params": pruner.prune(share)}
 
     @jax.jit
     def made(masked, ranks):
+        ranks = by_kernel(units, ranks) if channels else ranks
         ranked = {f"params/{kernel}": rank for kernel, rank in ranks.items()}
         drop = {f"params/{kernel}": count for kernel, count in counts.items()}
         return narrow(masked, groups, ranked, drop, tied=scope == "group")

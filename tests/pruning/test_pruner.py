@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from bbo import compaction, pruning
-from bbo.pruning.groups import groups_of, tie_scores
 from bbo.pruning.pruner import kept_costs
 from bbo.types import UsageError
 
@@ -64,10 +63,7 @@ def test_whole_groups():
     params = {"a": draw((3, 6)), "b": draw((3, 6)), "c": draw((6, 2))}
     params = {name: jnp.asarray(x, jnp.float32) for name, x in params.items()}
     found = compaction.find_channels(function, {"params": params}, jnp.ones((1, 3)))
-    groups = groups_of(found.groups, "params")
-    scores = pruning.scores(params, criterion="l2", granularity="filter", on="^[ab]$")
-    tied = tie_scores(scores, groups, criterion="l2")
-    pruned = pruning.prune(params, 0.5, criterion=tied, scope="group", groups=groups)
+    pruned = pruning.prune(params, 0.5, channels=found.within("params"))
     dead = [~np.any(np.asarray(pruned[name]), axis=0) for name in "ab"]
     np.testing.assert_array_equal(*dead)
     norms = np.sqrt(sum(np.square(np.asarray(params[name])).sum(0) for name in "ab"))
@@ -77,8 +73,7 @@ def test_whole_groups():
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"scope": "group"}, "scope 'group' needs groups"),
-        ({"groups": []}, "groups are given, but scope is 'local'"),
+        ({"scope": "group"}, "scope 'group' needs channels"),
         ({"criterion": "l3"}, "criterion is 'l3'"),
         ({"criterion": "norm_scale", "granularity": "weight"}, "'filter' for norm_scale"),
         ({"criterion": lambda unit: unit.weights}, r"scores of shape \(3, 3, 4, 8\) for conv0"),

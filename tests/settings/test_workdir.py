@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import subprocess
 
 import pytest
 
@@ -124,6 +125,22 @@ def test_environment_says_what_ran(monkeypatch, tmp_path):
     assert environment["device"] == "cpu" and environment["num_devices"] == 8
     monkeypatch.setenv("PATH", str(tmp_path))
     assert provenance.source_commit() is None
+
+
+def test_the_commit_of_another_project_is_not_ours(tmp_path, monkeypatch):
+    """An environment lies in the folder of the project that it is for, as a rule."""
+    git = ["git", "-C", tmp_path, "-c", "user.name=n", "-c", "user.email=e"]
+    file = tmp_path / ".venv/bbo/settings/provenance.py"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    monkeypatch.setattr(provenance, "__file__", str(file))
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-qm", "theirs", "--allow-empty"], check=True)
+    assert provenance.source_commit() is None
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "-qm", "ours"], check=True)
+    commit = provenance.source_commit()
+    assert commit is not None and len(commit) == 40
 
 
 def test_a_copy_of_the_source_tells_its_commit(tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ class Step(NamedTuple):
     results: tuple[int, ...]
     flow: Flow
     inner: "tuple[Program, ...]" = ()
-    """Of a loop or a branch."""
+    """Of a loop, of a branch, or of a function with derivatives of its own."""
 
 
 class Program(NamedTuple):
@@ -53,6 +53,11 @@ class Arrays(NamedTuple):
     read: set[Member]
     """Axes of parameters that are summed over."""
     counter: Any  # gives the next number of a position
+
+
+def empty() -> Arrays:
+    """No array as yet."""
+    return Arrays([], [], [], [], {}, [], [], set(), itertools.count())
 
 
 def add(arrays: Arrays, aval: Any, origins: Sequence[frozenset[Member]], *, varies: bool) -> int:

@@ -1,6 +1,6 @@
 """Loops and branches: primitives with programs within them, tied to the arrays outside."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from bbo.compaction.tracing.arrays import Arrays, Program, Step, add, opened, tie_axes
@@ -12,7 +12,13 @@ LOOPED = "a loop runs along it"
 
 
 def _inner(
-    read: Read, arrays: Arrays, jaxpr: Any, outer: Sequence[int], *, looped: int | None = None
+    read: Read,
+    arrays: Arrays,
+    jaxpr: Any,
+    outer: Sequence[int],
+    *,
+    carried: Collection[int] = (),
+    looped: int | None = None,
 ) -> Program:
     """A program within another one, its inputs tied to arrays outside.
 
@@ -20,8 +26,9 @@ def _inner(
       read: reads it.
       arrays: all of them.
       jaxpr: with its constants or without.
-      outer: for each input, the array that it is; from ``looped`` on, a part of it each time,
-        along the first axis.
+      outer: for each input, the array that it is, or begins as; from ``looped`` on, a part of it
+        each time, along the first axis.
+      carried: the inputs that change from round to round.
       looped: see ``outer``.
     """
     inputs = []
@@ -29,7 +36,8 @@ def _inner(
     avals = [var.aval for var in jaxpr.invars]
     for number, (ref, aval) in enumerate(zip(outer, avals, strict=True)):
         skip = int(looped is not None and number >= looped)
-        inputs.append(add(arrays, aval, arrays.origins[ref][skip:], varies=arrays.varies[ref]))
+        varies = arrays.varies[ref] or number in carried
+        inputs.append(add(arrays, aval, arrays.origins[ref][skip:], varies=varies))
         tie_axes(arrays, ref, inputs[-1], skip=skip)
         arrays.fixed.extend((nodes, LOOPED) for nodes in arrays.nodes[ref][:skip])
     return read(arrays, jaxpr, consts, inputs)
@@ -58,7 +66,10 @@ def _scan(
     num_carry = len(avals) - _more_axes(avals, jaxpr.outvars)
     looped = len(operands) - parts
     counts = {"num_consts": looped - num_carry, "num_carry": num_carry}
-    program = _inner(read, arrays, equation.params["jaxpr"], operands, looped=looped)
+    carried = range(looped - num_carry, looped)
+    program = _inner(
+        read, arrays, equation.params["jaxpr"], operands, carried=carried, looped=looped
+    )
     for ref, output in zip(operands[looped - num_carry : looped], program.outputs, strict=False):
         tie_axes(arrays, ref, output)
     results = _results(arrays, avals, program, looped=num_carry)
@@ -78,7 +89,8 @@ def _while(
     first = params["cond_nconsts"]
     second = first + params["body_nconsts"]
     condition = _inner(read, arrays, params["cond_jaxpr"], (*operands[:first], *operands[second:]))
-    body = _inner(read, arrays, params["body_jaxpr"], operands[first:])
+    carried = range(params["body_nconsts"], len(operands) - first)
+    body = _inner(read, arrays, params["body_jaxpr"], operands[first:], carried=carried)
     for ref, output in zip(operands[second:], body.outputs, strict=True):
         tie_axes(arrays, ref, output)
     results = _results(arrays, avals, body)

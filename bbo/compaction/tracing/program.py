@@ -1,29 +1,33 @@
 """A function as one list of primitives, with a number for each position along each axis.
 
-Calls are inlined; loops and branches hold programs of their own (``control``). Positions
-that live and die together are joined by edges, by the rules of ``flow.rules``.
+Calls are inlined; loops and branches hold programs of their own (``control``), and so do functions
+with derivatives of their own (``custom``). Positions that live and die together are joined by
+edges, by the rules of ``flow.rules``.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 from jax.extend import core
 
 from bbo import trees
+from bbo.compaction.tracing.arguments import join, key_of, spec_of, split
 from bbo.compaction.tracing.arrays import (
     Arrays,
     Program,
     Step,
     add,
     constant,
+    empty,
     fix,
     opened,
     record,
     tie_axes,
 )
 from bbo.compaction.tracing.control import CONTROL
+from bbo.compaction.tracing.custom import CUSTOM, called
 from bbo.compaction.tracing.flow.positions import Call, shape_of
 from bbo.compaction.tracing.flow.rules import flow_of
 from bbo.compaction.tracing.updates import Updates, next_variables
@@ -35,8 +39,6 @@ INLINED = {
     "remat": "jaxpr",
     "remat2": "jaxpr",
     "checkpoint": "jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
 }
 """Primitives that do nothing but call a program, and the parameter that holds it."""
 
@@ -50,6 +52,10 @@ class Traced(NamedTuple):
     """Of the variables, which are the first inputs of the program."""
     result: Any
     """The tree structure of what the function gives."""
+    key: Hashable | None = None
+    """Of the arguments, see ``arguments.key_of``."""
+    updated: Mapping[int, int] = {}
+    """Results that are next variables, see ``updates.next_variables``."""
 
 
 def trace(
@@ -57,12 +63,20 @@ def trace(
     variables: PyTree,
     *inputs: PyTree,
     updates: Updates | None = None,
+    **kwargs: PyTree,
 ) -> Traced:
-    """Reads ``function(variables, *inputs)``; shapes and dtypes of the arguments suffice."""
-    closed, shapes = jax.make_jaxpr(function, return_shape=True)(variables, *inputs)
+    """Reads ``function(variables, *inputs, **kwargs)``; shapes and dtypes of arrays suffice."""
+    given = split((inputs, kwargs))
+
+    def plain(variables: PyTree, arrays: Sequence[Any]) -> PyTree:
+        inputs, kwargs = join(given, arrays)
+        return function(variables, *inputs, **kwargs)
+
+    specs = jax.tree.map(spec_of, (variables, given.arrays))
+    closed, shapes = jax.make_jaxpr(plain, return_shape=True)(*specs)
     names = list(trees.flatten(variables))
     updated = next_variables(updates, shapes, variables)
-    arrays = Arrays([], [], [], [], {}, [], [], set(), itertools.count())
+    arrays = empty()
     refs = []
     for name, aval in itertools.zip_longest(names, closed.in_avals):
         axes = range(len(shape_of(aval)))
@@ -78,11 +92,12 @@ def trace(
             tie_axes(arrays, refs[updated[number]], output)
         else:
             fix(arrays, output, "it is an axis of the result")
-    return Traced(program, arrays, names, jax.tree.structure(shapes))
+    key = key_of(variables, given)
+    return Traced(program, arrays, names, jax.tree.structure(shapes), key, updated)
 
 
 def read(arrays: Arrays, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[int]) -> Program:
-    """A jaxpr with all calls inlined."""
+    """A jaxpr with all calls inlined, but for those that have derivatives of their own."""
     steps: list[Step] = []
     known = dict(zip(jaxpr.invars, inputs, strict=True))
     for var, value in zip(jaxpr.constvars, consts, strict=True):
@@ -102,7 +117,10 @@ def read(arrays: Arrays, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[int
         else:
             avals = [var.aval for var in equation.outvars]
             more = (arrays, equation, operands, avals)
-            step = CONTROL[name](read, *more) if name in CONTROL else _step(*more)
+            if name in CUSTOM:
+                step = called(read, arrays, equation, operands)
+            else:
+                step = CONTROL[name](read, *more) if name in CONTROL else _step(*more)
             steps.append(step)
             results = step.results
         known |= dict(zip(equation.outvars, results, strict=True))

@@ -21,7 +21,6 @@ from bbo.pipeline.prunable import prunable
 from bbo.pipeline.run import Run, accuracy_on, set_up
 from bbo.pipeline.shrinking.goal import Goal, out_of_reach, share_of_time, sparsities_for
 from bbo.pipeline.shrinking.unremovable import staying_filters, zero_filters
-from bbo.pruning.groups import groups_of
 from bbo.settings.config import ExperimentConfig, override
 from bbo.training import preemption
 from bbo.training.devices import replicate
@@ -115,7 +114,7 @@ def _removed(
     if not difference <= TOLERANCE:
         raise RunError(f"the small network differs from the masked one: {difference:.1e}")
     left = compaction.shares_left(variables, cut, run.macs)
-    groups = groups_of(found.groups, "params")
+    groups = found.within("params").groups
     selected = pruning.eligible(variables["params"], prunable(run.config, "filter"))
     stay = [
         *staying_filters(groups, variables["params"], selected),

@@ -9,7 +9,6 @@ from bbo import pruning, trees
 from bbo.compaction.channels import Channels, Cut, Group
 from bbo.compaction.dead import follow
 from bbo.compaction.staying import OTHERS, Staying, lines_of, staying_channels
-from bbo.pruning.groups import groups_of
 from bbo.types import Params, PyTree
 
 NOT_SELECTED = "prune_on does not match the kernel"
@@ -71,7 +70,7 @@ def zero_filters(found: Channels, variables: PyTree, cut: Cut) -> list[Staying]:
       variables: of the pruned network, concrete.
       cut: what was removed of them.
     """
-    leaves, groups = trees.flatten(variables["params"]), groups_of(found.groups, "params")
+    leaves, groups = trees.flatten(variables["params"]), found.within("params").groups
     fixed = {group.fixed for group in groups}
     shared = {
         name

@@ -1,4 +1,4 @@
-"""BatchNorm statistics estimated anew, of a network that was pruned."""
+"""BatchNorm statistics estimated anew, by a function that gives those of a batch."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from bbo import trees
-from bbo.types import Array, PyTree
+from bbo.types import Array, PyTree, UsageError
 
 
 def reestimate_batch_norm(
@@ -27,23 +27,54 @@ def reestimate_batch_norm(
 
     Args:
       batch_moments: compiled ``(variables, batch) -> statistics`` of one batch, a tree with leaves
-        called ``mean`` and ``var`` ([channels], variance without Bessel's correction).
+        called ``mean`` and ``var`` ([channels], variance without Bessel's correction). For
+        functions that move running statistics, with any momentum, see ``statistics.reestimate``.
       variables: ``params`` and ``batch_stats`` of the pruned network.
       batches: of equal size.
 
     Returns:
       the variables with new ``batch_stats``.
 
+    Raises:
+      UsageError: the batches differ in size, or the statistics of one depend on the old ones.
+
     References: the re-estimation of Wu & Johnson 2021, "Rethinking Batch in BatchNorm".
     """
-    sums, count = None, 0
+    sums, count, shapes = None, 0, None
     for batch in batches:
-        raw = _raw_moments(batch_moments(variables, batch))
+        found = batch_moments(variables, batch)
+        if sums is None:
+            shapes = _shapes(batch)
+            _check_no_momentum(found, batch_moments, variables, batch)
+        elif _shapes(batch) != shapes:
+            raise UsageError(
+                f"a batch has arrays of shapes {_shapes(batch)}, the first one {shapes}; they must "
+                "be of equal size; recovery.reestimate takes batches of any sizes"
+            )
+        raw = _raw_moments(found)
         sums = raw if sums is None else jax.tree.map(jnp.add, sums, raw)
         count += 1
     if sums is None:
         raise ValueError("no batches to estimate statistics from")
     return variables | {"batch_stats": _pooled(sums, count)}
+
+
+def _shapes(batch: Any) -> list[tuple[int, ...]]:
+    return [jnp.shape(leaf) for leaf in jax.tree.leaves(batch)]
+
+
+def _check_no_momentum(
+    found: PyTree, batch_moments: Callable[[PyTree, Any], PyTree], variables: PyTree, batch: Any
+) -> None:
+    """From other old statistics, those of the batch must come out the same."""
+    other = jax.tree.map(lambda x: x + 1, variables.get("batch_stats"))
+    again = batch_moments(variables | {"batch_stats": other}, batch)
+    for name, leaf in trees.flatten(again).items():
+        if not jnp.array_equal(leaf, trees.flatten(found)[name], equal_nan=True):
+            raise UsageError(
+                f"batch_moments(variables, batch) gives a {name} that depends on the old one; the "
+                "norms need momentum=0, or take recovery.reestimate, which goes with any momentum"
+            )
 
 
 @jax.jit

@@ -2,22 +2,14 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax import lax
-from jax.scipy.sparse.linalg import cg
 
 from bbo import trees
+from bbo.pruning.recovery.solver import Problem, fit
 from bbo.types import Array, Params, PyTree, UsageError
-
-CHUNK = 128
-"""Images whose patches are in memory at a time."""
-MAX_ITERATIONS = 100
-TOLERANCE = 1e-5
-"""Of the solver: the norm of the residual over all outputs, as a share of the right-hand side's."""
 
 
 def refit(
@@ -73,26 +65,13 @@ def refit(
             layer, path = context.module, context.module.path
             kernel = "/".join((*path, "kernel"))
             has_norm = norm is not None and f"{norm(kernel)}/mean" in names
-            problem = _Problem(layer, args[0], targets[path], has_norm or layer.use_bias)
-            for name, value in _fit(problem, layer.variables["params"], ridge).items():
+            for name, value in _fit(layer, args[0], targets[path], has_norm, ridge).items():
                 layer.put_variable("params", name, value)
         return call(*args, **kwargs)
 
     with nn.intercept_methods(mend):
         _, updates = model.apply(pruned, images, train=True, mutable=["params", "batch_stats"])
     return {**pruned, "params": updates["params"]}
-
-
-class _Problem(NamedTuple):
-    """What a layer reads, and what it should put out."""
-
-    layer: Any
-    x: Array
-    """[n, ..., in]."""
-    target: Array
-    """[n, ..., out]."""
-    has_constant: bool
-    """Whether a constant may be added to each channel."""
 
 
 def is_fitted(context: Any) -> bool:
@@ -126,54 +105,19 @@ def layer_outputs(
     return found
 
 
-def _fit(problem: _Problem, params: Params, ridge: float) -> Params:
+def _fit(layer: Any, x: Array, target: Array, has_norm: bool, ridge: float) -> Params:
     """The layer's parameters, moved so that its output is closest to the target."""
+    params = layer.variables["params"]
     kernel, bias = params["kernel"], params.get("bias")
     *window, channels, out = kernel.shape
+    problem = Problem(
+        lambda chunk: _patches(layer, chunk, kernel), x, target, has_norm or layer.use_bias
+    )
     # In the order of patches: [in * kh * kw, out].
-    rows = jnp.moveaxis(kernel, -2, 0).reshape(-1, out)
-    kept = rows != 0
-    if problem.has_constant:
-        constant = jnp.zeros(out, kernel.dtype) if bias is None else bias
-        rows = jnp.concatenate([rows, constant[None]])
-        kept = jnp.concatenate([kept, (constant != 0)[None] | (bias is None)])
-    rows = rows.astype(kernel.dtype if jnp.finfo(kernel.dtype).bits >= 32 else jnp.float32)
-    with jax.default_matmul_precision("highest"):
-        gram, cross = _moments(problem, kernel, rows)
-        rows = (rows + solve(gram, cross, kept, ridge)).astype(kernel.dtype)
+    rows = fit(problem, jnp.moveaxis(kernel, -2, 0).reshape(-1, out), bias, ridge)
     moved = rows[: math.prod(window) * channels].reshape(channels, *window, out)
     fitted = {"kernel": jnp.moveaxis(moved, 0, -2)}
     return fitted if bias is None else fitted | {"bias": rows[-1]}
-
-
-def _moments(problem: _Problem, kernel: Array, rows: Array) -> tuple[Array, Array]:
-    """Means over examples and positions of ``a a'`` and ``a (y - a' rows)'``.
-
-    ``a``: what the layer reads, and 1 for a constant; ``y``: the target. Accumulated over chunks
-    of images.
-    """
-    x, target = problem.x, problem.target
-
-    def add(sums: tuple[Array, Array], chunk: tuple[Array, Array]) -> tuple[Any, None]:
-        read, wanted = _patches(problem.layer, chunk[0], kernel), chunk[1]
-        if problem.has_constant:
-            read = jnp.concatenate([read, jnp.ones_like(read[..., :1])], axis=-1)
-        read, wanted = (y.reshape(-1, y.shape[-1]).astype(rows.dtype) for y in (read, wanted))
-        return (sums[0] + read.T @ read, sums[1] + read.T @ (wanted - read @ rows)), None
-
-    zeros = jnp.zeros((len(rows), len(rows)), rows.dtype), jnp.zeros_like(rows)
-    sums, _ = lax.scan(add, zeros, (_chunked(x), _chunked(target)))
-    positions = target.size // target.shape[-1]
-    return sums[0] / positions, sums[1] / positions
-
-
-def _chunked(x: Array) -> Array:
-    """[n, ...] to [chunks, n / chunks, ...], of at most CHUNK rows each.
-
-    A chunk takes every so-many-th row, so that rows spread over devices stay where they are.
-    """
-    chunks = next(k for k in range(-(-len(x) // CHUNK), len(x) + 1) if len(x) % k == 0)
-    return jnp.moveaxis(x.reshape(len(x) // chunks, chunks, *x.shape[1:]), 1, 0)
 
 
 def _patches(layer: Any, x: Array, kernel: Array) -> Array:
@@ -191,36 +135,3 @@ def _patches(layer: Any, x: Array, kernel: Array) -> Array:
         features=size * channels, feature_group_count=channels, use_bias=False, parent=None
     )
     return reader.apply({"params": {"kernel": identity.reshape(*window, 1, -1)}}, x)
-
-
-def solve(gram: Array, cross: Array, kept: Array, ridge: float) -> Array:
-    """The ``d``, zero off ``kept``, of the smallest ``tr(d' (gram + lambda) d) - 2 tr(d' cross)``.
-
-    By conjugate gradients, preconditioned by the inverse of the whole matrix: the first step is
-    exact where ``kept`` has whole columns.
-
-    Args:
-      gram: [n, n], positive semi-definite.
-      cross: [n, out].
-      kept: bool [n, out].
-      ridge: ``lambda`` as a share of the mean of the diagonal of ``gram``.
-
-    >>> gram, cross = jnp.array([[2.0, 1.0], [1.0, 2.0]]), jnp.array([[4.0], [5.0]])
-    >>> solve(gram, cross, jnp.array([[True], [False]]), 0.0).round(5).tolist()
-    [[2.0], [0.0]]
-    """
-    level = jnp.maximum(ridge * jnp.mean(jnp.diag(gram)), jnp.finfo(gram.dtype).tiny)
-    damped = gram + level * jnp.eye(len(gram), dtype=gram.dtype)
-    inverse = jnp.linalg.inv(damped)
-
-    def restricted(matrix: Array, d: Array) -> Array:
-        return jnp.where(kept, matrix @ d, 0)
-
-    change, _ = cg(
-        lambda d: restricted(damped, d),
-        jnp.where(kept, cross, 0),
-        M=lambda d: restricted(inverse, d),
-        tol=TOLERANCE,
-        maxiter=MAX_ITERATIONS,
-    )
-    return change

@@ -130,7 +130,8 @@ def test_what_is_not_installed_is_told_before_work_begins(tmp_path, monkeypatch,
     gone = lambda name: None if name == "jax2onnx" else found(name)  # noqa: E731
     monkeypatch.setattr(importlib.util, "find_spec", gone)
     assert run_program(f"--workdir={tmp_path}", f"--out={tmp_path}/out", "--macs=0.5") == 2
-    assert "jax2onnx not installed: pip install 'bbo[export]'" in capsys.readouterr().err
+    told = "jax2onnx not installed: pip install 'batch-bridgeout[export]' && pip install --no-deps "
+    assert f"{told}'jax2onnx>=0.17'; or leave a format out" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

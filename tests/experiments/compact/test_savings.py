@@ -56,10 +56,11 @@ def test_table_for_programs_and_for_people():
 def test_figure_has_a_bar_for_each_cost_and_room_for_what_grew():
     (axes,) = savings.savings_figure(savings.table(COUNTS, TIMES), "title").axes
     assert [bar.get_width() for bar in axes.patches] == [25, 25, 150, 25]
-    assert axes.get_xlim()[1] == pytest.approx(165)
+    assert axes.get_xlim()[1] == pytest.approx(157.5)
     assert [line.get_xdata()[0] for line in axes.lines] == [25]
-    texts = ["25.0", "25.0", "150.0 (× 6.0)", "25.0 (× 1.0)"]
+    texts = ["25.0 %", "25.0 %", "150.0 %  × 6.0", "25.0 %  × 1.0"]
     assert [text.get_text() for text in axes.texts] == texts
+    assert {text.get_position()[0] for text in axes.texts} == {1.02}  # beside the panel
 
 
 def test_counted_and_measured():

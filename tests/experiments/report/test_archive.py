@@ -96,7 +96,8 @@ def test_a_study_of_a_study_is_the_same(folders, tmp_path, capsys):
     assert run_program(kept, f"--archive={tmp_path / 'again'}") == 0
     assert bytes_of(tmp_path / "again") == before
     assert run_program(kept, f"--archive={kept}") == 0 and bytes_of(kept) == before
-    assert str(kept / "epochs.csv") in capsys.readouterr().out.splitlines()
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert told == f"Tables: {kept / 'points.csv'} epochs.csv runs.jsonl"
 
 
 def test_runs_without_epochs_have_no_table_of_them(tmp_path):

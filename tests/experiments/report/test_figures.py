@@ -23,7 +23,10 @@ def test_the_paper_is_laid_over_filters_of_full_width_only(tmp_path):
     assert published is not None and "Khan & Stavness 2020" in note
     assert sorted(published["method"].unique()) == ["batch_bridgeout", "dropout", "none"]
     assert published["accuracy_mean"].max() < 100
-    assert program.published_curves(narrow) == (None, "width 0.125, the paper: 1")
+    assert program.published_curves(narrow) == (
+        None,
+        "the curves of the paper, of width 1, are left out",
+    )
     digits = Method("none", methods.settings_of(BASE), [])
     assert program.published_curves(digits) == (None, "")
     own = curves[curves["width"] == 1]
@@ -39,8 +42,30 @@ def test_the_paper_is_laid_over_filters_of_full_width_only(tmp_path):
     thin, nothing = curves[curves["width"] < 1], own.iloc[:0]
     names = {*program.write_figures([none, dropout], own, nothing, tmp_path)}
     names |= {*program.write_figures([narrow], thin, thin, tmp_path)}
-    assert {"cifar10_vgg16_removed.png", "cifar10_vgg16_width0.125_macs.png"} <= names
-    assert [name for name in names if "best" in name] == ["cifar10_vgg16_width0.125_best.png"]
+    narrow_names = [f"cifar10_vgg16_width0.125_{name}.png" for name in ("removed", "best")]
+    assert names == {"cifar10_vgg16_removed.png", *narrow_names}
+
+
+def test_an_axis_is_drawn_if_it_shows_something_new(tmp_path):
+    _, curves = statistics(tmp_path, {"noise": "none"}, {"noise": "dropout"})
+    macs = curves["measure"] == "macs_kept"
+    for shift, shown in ((0.0, []), (0.019, []), (0.03, ["macs"])):
+        moved = curves.assign(mean=curves["mean"] + shift * macs)
+        assert figures.distinct_axes(moved) == ["removed", *shown]
+    one = macs & (curves["method"] == "dropout") & (curves["sparsity"] == 0.5)
+    assert figures.distinct_axes(curves.assign(mean=curves["mean"] + 0.1 * one))[1:] == ["macs"]
+    unknown = curves.assign(mean=curves["mean"].where(curves["measure"] != "achieved_sparsity"))
+    assert figures.distinct_axes(unknown) == ["macs"]  # which params show again
+
+
+def test_a_granularity_that_stays_where_it_is_has_no_panel(tmp_path):
+    _, curves = statistics(tmp_path, {"noise": "none"})
+    still = (curves["granularity"] == "weight") & (curves["measure"] == "macs_kept")
+    moved = curves.assign(mean=curves["mean"].where(~still, 1.0))
+    figure = figures.comparison_figure(moved, figures.AXES["macs"], title="a title")
+    assert [panel.get_title() for panel in figure.get_axes()] == ["filters, as pruned"]
+    nothing = curves.assign(mean=curves["mean"].where(curves["measure"] != "macs_kept", 1.0))
+    assert figures.moving(nothing, figures.AXES["macs"]) == ["filter", "weight"]
 
 
 def test_the_legend_has_the_curves_of_all_panels(tmp_path):
@@ -67,14 +92,30 @@ def test_no_two_methods_look_alike():
     assert len(set(lines[:21])) == 21 and "--" not in {line for _, line in lines}
 
 
+def test_a_method_has_one_colour_in_every_figure():
+    few, many = (
+        figures.styles_of(names)
+        for names in (
+            ["none", "recipe", "batch_bridgeout"],
+            ["shakeout", "dropout rate=0.1", "dropout", "batch_bridgeout", "none q=2", "recipe"],
+        )
+    )
+    assert few["recipe"] == many["recipe"] and few["batch_bridgeout"] == many["batch_bridgeout"]
+    assert few["none"] == many["none q=2"]  # by its first word
+    colours = {name: style["color"] for name, style in many.items()}
+    assert colours["dropout"] == figures.COLOUR_OF["dropout"] != colours["dropout rate=0.1"]
+    assert len(set(colours.values())) == 6
+    assert {*figures.COLOUR_OF.values()} == {*figures.COLOURS}
+
+
 def test_an_interval_of_two_runs_is_not_drawn(tmp_path):
     runs = [{"seed": seed, "accuracies": (0.7 + seed / 10, 0.8, 0.5)} for seed in range(3)]
     for count, shown in ((2, 0), (3, 1)):
         _, curves = statistics(tmp_path / str(count), *runs[:count])
         (band,) = drawn(curves).get_axes()[0].collections
         assert len([path for path in band.get_paths() if len(path.vertices)]) == shown
-    assert program.runs_text([2, 2]) == "mean of 2 runs"
-    assert program.runs_text([3, 5, 2]).startswith("mean of 2 to 5 runs, shaded from 3 on: ")
+    assert figures.runs_text([2, 2]) == "mean of 2 runs"
+    assert figures.runs_text([3, 5, 2]).startswith("mean of 2 to 5 runs, shaded from 3 on: ")
 
 
 def test_figures_draw_means_and_intervals(tmp_path):

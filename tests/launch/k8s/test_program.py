@@ -64,6 +64,7 @@ spec:
                   command:
                     - "python"
                     - "-m"
+                    - "bbo"
                     - "json"
                     - "--workdir={out}/0001"
                     - "--noise_on=kernel$$"
@@ -167,7 +168,15 @@ def test_flags_say_what_the_pods_are(place, capsys, flags, pods, python):
         jobset.Pods(image="lab/bbo:1", queue="lab", claim="nfs", mount=str(place), **pods),
         name_of(place),
         index=0,
-        arguments=[python, "-m", "json", f"--workdir={place}/out/0000", "--noise=none", "--seed=1"],
+        arguments=[
+            python,
+            "-m",
+            "bbo",
+            "json",
+            f"--workdir={place}/out/0000",
+            "--noise=none",
+            "--seed=1",
+        ],
         about="noise=none,seed=1",
     )
 

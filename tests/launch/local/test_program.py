@@ -52,7 +52,7 @@ def test_one_at_a_time_unless_asked(out):
 def test_a_log_says_what_ran_and_what_it_said(out):
     write_spec(out, {"steps": 2})
     assert launch(out) == 0
-    command = f"{shlex.quote(sys.executable)} -m held_run --workdir={out}/0000 --steps=2"
+    command = f"{shlex.quote(sys.executable)} -m bbo held_run --workdir={out}/0000 --steps=2"
     assert logs.log_path(out, 0).read_bytes().decode() == f"$ {command}\n\rstep 1/2\rstep 2/2"
 
 
@@ -187,7 +187,7 @@ def files(folder):
 
 def test_dry_run_prints_the_commands_and_writes_nothing(out, monkeypatch, capfd):
     write_spec(out, {"seed": 0, "deaf": True}, {"seed": 1}, {"seed": 2}, {"seed": 3})
-    start = f"{shlex.quote(sys.executable)} -m held_run --workdir={out}"
+    start = f"{shlex.quote(sys.executable)} -m bbo held_run --workdir={out}"
     assert launch(out, "--dry_run") == 0
     printed, told = capfd.readouterr()
     first, *others = (f"{start}/000{i} --seed={i}" for i in range(4))

@@ -93,7 +93,7 @@ def settings(job):
 def test_one_process(job):
     job(SLURM_GPUS_ON_NODE="4", SLURM_CPUS_PER_TASK="8")
     words, environment = settings(job)
-    end = ["/bin/python", "-m", "launch.sweep", *str(job.out).split(), "14"]
+    end = ["/bin/python", "-m", "bbo", "launch.sweep", *str(job.out).split(), "14"]
     assert words == ["--export=ALL", "--kill-on-bad-exit=0", "--label", *end]
     assert (environment["SRUN_CPUS_PER_TASK"], environment["SLURM_WAIT"]) == ("8", "60")
     assert not {"JAX_LOCAL_DEVICE_IDS", "PYTHONPATH", "PYTHONSAFEPATH"} & set(environment)

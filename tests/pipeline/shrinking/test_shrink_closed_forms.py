@@ -9,7 +9,7 @@ import pytest
 from bbo import compaction, pruning, trees
 from bbo.compaction import channels, cost
 from bbo.models.create import create_model, kept_channels
-from bbo.pruning.groups import groups_of, tie_scores
+from bbo.pruning.units import describe
 from bbo.settings.sections import ModelConfig
 
 pytestmark = pytest.mark.slow
@@ -90,8 +90,8 @@ def compact_shapes(model, scope):
     kernels = pruning.eligible(variables["params"])
     scored = {name: jnp.zeros(leaf.shape[-1]) for name, leaf in kernels.items()}
     if scope == "group":
-        groups = groups_of(found.groups, "params")
-        scored = tie_scores(scored, groups, criterion="l2")
+        units = describe(found.within("params"), lambda name, _: name in scored).units
+        assert {name for own in units.values() for name, _ in own.kernels} == scored.keys()
     assert scored.keys() == kernels.keys()
 
     def left_at(sparsity):

@@ -18,12 +18,11 @@ from bbo.pipeline.shrinking.unremovable import (
     staying_text,
     zero_filters,
 )
-from bbo.pruning import groups as grouping
 
 
 def groups_of(function, variables, image):
     found = channels.find_channels(function, variables, image)
-    return grouping.groups_of(found.groups, "params")
+    return found.within("params").groups
 
 
 def shapes(**kernels):

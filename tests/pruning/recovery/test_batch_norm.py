@@ -12,6 +12,7 @@ from bbo.models.create import create_model
 from bbo.pruning.recovery import batch_norm
 from bbo.pruning.recovery.biases import correct_biases
 from bbo.settings.sections import ModelConfig
+from bbo.types import UsageError
 
 IMAGES = np.random.default_rng(1).standard_normal((24, 8, 8, 1)) * 2 + 1
 
@@ -194,3 +195,28 @@ def test_no_batches_is_an_error(network):
     variables, moments, _ = network
     with pytest.raises(ValueError, match="no batches"):
         batch_norm.reestimate_batch_norm(moments, variables, [])
+
+
+def running(momentum):
+    def moments(variables, rows):
+        stats = {"mean": rows.mean(0), "var": rows.var(0)}
+        old = variables["batch_stats"]
+        return jax.tree.map(lambda a, b: momentum * a + (1 - momentum) * b, old, stats)
+
+    return moments, {"batch_stats": {"mean": jnp.zeros(2), "var": jnp.ones(2)}}
+
+
+def test_a_function_with_momentum_is_an_error():
+    rows = jnp.array([[0.0, 1.0], [2.0, 1.0]])
+    moments, variables = running(0.99)
+    with pytest.raises(UsageError, match=r"a mean that depends on the old one.*reestimate"):
+        batch_norm.reestimate_batch_norm(moments, variables, [rows])
+    moments, variables = running(0.0)
+    found = batch_norm.reestimate_batch_norm(moments, variables, [rows])["batch_stats"]
+    assert {name: x.tolist() for name, x in found.items()} == {"mean": [1, 1], "var": [1, 0]}
+
+
+def test_batches_of_unequal_sizes_are_an_error():
+    moments, variables = running(0.0)
+    with pytest.raises(UsageError, match=r"shapes \[\(1, 2\)\], the first one \[\(3, 2\)\]"):
+        batch_norm.reestimate_batch_norm(moments, variables, [jnp.ones((3, 2)), jnp.ones((1, 2))])

@@ -10,7 +10,7 @@ import pytest
 from flax import linen as nn
 
 from bbo import pruning, trees
-from bbo.pruning.recovery import least_squares
+from bbo.pruning.recovery import least_squares, solver
 from bbo.types import UsageError
 
 RIDGE = 1e-2
@@ -133,8 +133,8 @@ def test_each_layer_is_the_closest_to_its_output_before_pruning(holes, monkeypat
         dense = fill(model, images)
         pruned = zeroed(dense, holes)
         refit = functools.partial(least_squares.refit, norm=pruning.norm_of, ridge=RIDGE)
-        monkeypatch.setattr(least_squares, "CHUNK", 5)  # 12 images: chunks of 4
-        monkeypatch.setattr(least_squares, "TOLERANCE", 1e-12)
+        monkeypatch.setattr(solver, "CHUNK", 5)  # 12 images: chunks of 4
+        monkeypatch.setattr(solver, "TOLERANCE", 1e-12)
         mended = jax.jit(functools.partial(refit, model))(dense, pruned, images)
         by_hand = refitted_by_hand(dense["params"], pruned["params"], np.asarray(images))
     assert mended["batch_stats"] is not None
@@ -225,7 +225,7 @@ def test_solve_equals_each_column_by_itself(kept_columns):
     kept = draw((9, 4), 3) > -0.5
     if kept_columns:
         kept = np.broadcast_to(kept[:1], (9, 4))
-    found = least_squares.solve(
+    found = solver.solve(
         jnp.asarray(inputs.T @ inputs / 40, jnp.float32),
         jnp.asarray(inputs.T @ wanted / 40, jnp.float32),
         jnp.asarray(kept),
@@ -236,7 +236,7 @@ def test_solve_equals_each_column_by_itself(kept_columns):
 
 
 def test_solve_where_nothing_is_read():
-    found = least_squares.solve(jnp.zeros((3, 3)), jnp.zeros((3, 2)), jnp.ones((3, 2), bool), RIDGE)
+    found = solver.solve(jnp.zeros((3, 3)), jnp.zeros((3, 2)), jnp.ones((3, 2), bool), RIDGE)
     np.testing.assert_array_equal(found, np.zeros((3, 2)))
 
 

@@ -1,0 +1,109 @@
+"""Which parameters noise falls on, and in which layout their kernels are."""
+
+import math
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from bbo import trees
+from bbo.compaction.channels import Channels
+from bbo.compaction.kernels import Kernel, find_kernels, removable_kernels
+from bbo.types import Array, Params, Rng, UsageError
+
+
+def spatial_kernels(name: str, leaf: Any) -> bool:
+    """Whether a parameter is the kernel ``[kh, kw, in, out]`` of a convolution larger than 1x1."""
+    del name
+    return getattr(leaf, "ndim", 0) >= 4 and math.prod(leaf.shape[:-2]) > 1
+
+
+class Where(NamedTuple):
+    """Which parameters noise falls on."""
+
+    on: trees.Selector | None = None
+    """A regular expression on names or ``(name, leaf) -> bool``. None: without a description of the
+    network those of ``spatial_kernels``, else all kernels whose filters can be removed."""
+    channels: Channels | None = None
+    """The description: which arrays are kernels, and which of their axes are what. None: kernels
+    are ``[..., in, out]``."""
+
+
+def perturb_selected(
+    rng: Rng, params: Params, where: Where, transform: Callable[[Rng, Array], Array]
+) -> Params:
+    """Applies ``transform(key, kernel)`` to the selected leaves, each with a key of its own name.
+
+    Args:
+      rng: of the step.
+      params: any tree.
+      where: which leaves; with a description of the network each is given to ``transform`` as
+        ``[*window, in, out]``, and of stacked kernels each by itself.
+      transform: keeps the shape.
+
+    Raises:
+      UsageError: no parameter matches, or the description is of other parameters.
+    """
+    kernels: Mapping[str, Kernel] = {}
+    if where.channels is None:
+        chosen = trees.select(params, spatial_kernels if where.on is None else where.on)
+    else:
+        kernels = described_kernels(params, where.channels, where.on)
+        chosen = trees.map_named(lambda name, _: name in kernels, params)
+
+    def perturb(name: str, leaf: Array, is_chosen: bool) -> Array:
+        if not is_chosen:
+            return leaf
+        key = jax.random.fold_in(rng, zlib.crc32(name.encode()))
+        return _standard(kernels.get(name), transform)(key, leaf)
+
+    return trees.map_named(perturb, params, chosen)
+
+
+def described_kernels(
+    params: Params, channels: Channels, on: trees.Selector | None
+) -> dict[str, Kernel]:
+    """The kernels that a selection means, by a description of the network.
+
+    Raises:
+      UsageError: there are none, or the description is of other parameters.
+    """
+    kernels = removable_kernels(channels) if on is None else find_kernels(channels)
+    leaves = trees.flatten(params)
+    missing = [name for name in kernels if name not in leaves]
+    if missing:
+        raise UsageError(
+            f"channels tell of {missing[0]}, which is not among the parameters ("
+            f"{', '.join(list(leaves)[:3])}, ...); of one collection they are "
+            "channels.within('params')"
+        )
+    if not kernels:
+        raise UsageError("channels tell of no kernel whose filters can be removed; pass on=")
+    if on is not None:
+        selected = trees.flatten(trees.select({name: leaves[name] for name in kernels}, on))
+        kernels = {name: kernel for name, kernel in kernels.items() if selected[name]}
+    for kernel in kernels.values():
+        if kernel.ambiguous:
+            raise UsageError(
+                f"{kernel.name} is read in two ways: {kernel.ambiguous}, so that its filters are "
+                "not defined; leave it out (on=)"
+            )
+    return kernels
+
+
+def _standard(
+    kernel: Kernel | None, transform: Callable[[Rng, Array], Array]
+) -> Callable[[Rng, Array], Array]:
+    """A transform of ``[*window, in, out]`` for a kernel in its own layout."""
+    if kernel is None:
+        return transform
+
+    def in_layout(key: Rng, w: Array) -> Array:
+        stacked = kernel.to_standard(w)
+        if len(stacked) == 1:
+            return kernel.from_standard(transform(key, stacked[0])[None])
+        keys = jax.random.split(key, len(stacked))
+        return kernel.from_standard(jax.vmap(transform)(keys, stacked))
+
+    return in_layout
