@@ -1,5 +1,6 @@
 """Names, selection and maps on every kind of pytree."""
 
+import collections
 import dataclasses
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from flax.core import freeze, meta
 
 from bbo import trees
 from bbo.types import UsageError
@@ -58,8 +60,7 @@ def network():
 def test_the_state_of_an_nnx_module_is_a_tree_like_any_other():
     state = network()
     shapes = {name: leaf.shape for name, leaf in trees.flatten(state).items()}
-    layers = {name.removesuffix("/value"): shape for name, shape in shapes.items()}
-    assert layers == {
+    assert shapes == {
         "conv/bias": (2,),
         "conv/kernel": (3, 3, 1, 2),
         "head/bias": (3,),
@@ -148,6 +149,60 @@ def test_names_are_the_same_while_jax_traces():
     np.testing.assert_array_equal(doubled["conv"]["kernel"], [2, 2])
 
 
-def test_leaves_of_one_name_are_refused():
-    with pytest.raises(UsageError, match="several leaves of the tree are called a/b"):
-        trees.flatten({"a/b": 1, "a": {"b": 2}})
+@pytest.mark.parametrize(
+    ("tree", "told"),
+    [
+        (
+            {"a/b": 1, "a": {"b": 2}},
+            r"tree\['a'\]\['b'\] and tree\['a/b'\] are both called a/b; re",
+        ),
+        ({"a": [1], "a/0": 2}, r"tree\['a'\]\[0\] and tree\['a/0'\] are both called a/0; rename"),
+        (
+            collections.OrderedDict({0: 1, "0": 2}),
+            r"tree\[0\] and tree\['0'\] are both called 0; r",
+        ),
+        ({0: 1, "0": 2}, "the tree cannot be read: .* keys; let a dict's keys be strings"),
+    ],
+)
+def test_leaves_of_one_name_are_refused_wherever_there_are_names(tree, told):
+    for function in (
+        trees.names,
+        trees.flatten,
+        lambda tree: trees.map_named(lambda name, leaf: leaf, tree),
+        lambda tree: trees.select(tree, "0"),
+    ):
+        with pytest.raises(UsageError, match=told):
+            function(tree)
+
+
+class Attention(NamedTuple):
+    query: Any
+    key: Any
+    value: Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Scale:
+    value: Any
+
+
+@pytest.mark.parametrize(
+    ("tree", "names"),
+    [
+        ({"attn": {"key": 1, "query": 2, "value": 3}}, ["attn/key", "attn/query", "attn/value"]),
+        ({"a": {"value": 1}}, ["a/value"]),
+        ({"attn": Attention(1, 2, 3)}, ["attn/query", "attn/key", "attn/value"]),
+        ([Scale(1)], ["0/value"]),
+        (nnx.State({"value": nnx.Param(1), "a": {"value": nnx.Param(2)}}), ["a/value", "value"]),
+        ({"a": nnx.Param({"value": 1})}, ["a/value"]),
+        ({"kernel": meta.Partitioned(1, names=("a",))}, ["kernel"]),
+        (nnx.Param(1), [""]),
+        (freeze({"a": {"value": 1}}), ["a/value"]),
+    ],
+)
+def test_a_parameter_may_be_called_value(tree, names):
+    assert trees.names(tree) == names
+    assert trees.map_named(lambda name, _: name, tree) == jax.tree.unflatten(
+        jax.tree.structure(tree), names
+    )

@@ -10,6 +10,8 @@ import numpy as np
 from jax.extend import core
 
 from bbo import trees
+from bbo.compaction.channels import Channels, Cut
+from bbo.compaction.sizes import sizes_of
 from bbo.compaction.tracing.arrays import Arrays, Program, Step
 from bbo.compaction.tracing.custom import plain_steps
 from bbo.compaction.tracing.flow.positions import shape_of
@@ -84,18 +86,44 @@ def count_macs(function: Callable[..., PyTree], variables: PyTree, *inputs: PyTr
     13824
     """
     traced = trace(function, variables, *inputs)
-    return _program_macs(traced.arrays, traced.program)
+    return _program_macs(_whole_shape(traced.arrays), traced.program)
 
 
-def _program_macs(arrays: Arrays, program: Program) -> int:
-    return sum(_step_macs(arrays, step) for step in plain_steps(program.steps))
+def macs_left(found: Channels, cut: Cut) -> tuple[int, int]:
+    """Multiply-adds of a function after a cut and before, counted as by ``count_macs``.
+
+    Args:
+      found: its channels.
+      cut: of whole channels.
+
+    Raises:
+      UsageError: see ``count_macs``.
+    """
+    traced = found.traced
+    left, whole = (
+        _program_macs(shape, traced.program)
+        for shape in (sizes_of(found, cut).shape, _whole_shape(traced.arrays))
+    )
+    return left, whole
 
 
-def _step_macs(arrays: Arrays, step: Step) -> int:
+ShapeOf = Callable[[int], tuple[Any, ...]]
+"""The shape of an array of a program, by its number."""
+
+
+def _whole_shape(arrays: Arrays) -> ShapeOf:
+    return lambda ref: shape_of(arrays.avals[ref])
+
+
+def _program_macs(shape: ShapeOf, program: Program) -> int:
+    return sum(_step_macs(shape, step) for step in plain_steps(program.steps))
+
+
+def _step_macs(shape: ShapeOf, step: Step) -> int:
     name, params = step.primitive.name, step.params
-    inner = [_program_macs(arrays, program) for program in step.inner]
+    inner = [_program_macs(shape, program) for program in step.inner]
     if name in PRODUCTS:
-        shapes = [arrays.avals[ref].shape for ref in (*step.operands, step.results[0])]
+        shapes = [shape(ref) for ref in (*step.operands, step.results[0])]
         return PRODUCTS[name](params, *shapes)
     if name == "scan":
         return params["length"] * inner[0]

@@ -116,9 +116,11 @@ def paused(regulariser: Regulariser, pause: Array) -> Regulariser:
         if noise is unchanged:
             return unchanged
 
+        def chosen(clean: Any, other: Any) -> Any:
+            return clean if other is clean else jnp.where(pause, clean, other)
+
         def noisy(rng: Rng, x: PyTree, **options: Any) -> PyTree:
-            found = noise(rng, x, **options)
-            return jax.tree.map(lambda clean, other: jnp.where(pause, clean, other), x, found)
+            return jax.tree.map(chosen, x, noise(rng, x, **options))
 
         return noisy
 

@@ -14,9 +14,12 @@ from bbo.types import Array, Params, Rng, UsageError
 
 
 def spatial_kernels(name: str, leaf: Any) -> bool:
-    """Whether a parameter is the kernel ``[kh, kw, in, out]`` of a convolution larger than 1x1."""
-    del name
-    return getattr(leaf, "ndim", 0) >= 4 and math.prod(leaf.shape[:-2]) > 1
+    """Whether a parameter is the kernel of a convolution larger than 1x1, as far as can be told.
+
+    See ``trees.is_convolution`` for what is left out, and describe the network or give a selection
+    where that is wrong.
+    """
+    return trees.is_convolution(name, leaf) and math.prod(leaf.shape[:-2]) > 1
 
 
 class Where(NamedTuple):
@@ -43,7 +46,8 @@ def perturb_selected(
       transform: keeps the shape.
 
     Raises:
-      UsageError: no parameter matches, or the description is of other parameters.
+      UsageError: no parameter matches, or one without floating-point numbers; or the description is
+        of other parameters.
     """
     kernels: Mapping[str, Kernel] = {}
     if where.channels is None:
@@ -55,6 +59,7 @@ def perturb_selected(
     def perturb(name: str, leaf: Array, is_chosen: bool) -> Array:
         if not is_chosen:
             return leaf
+        trees.require_floating(name, leaf, "perturbed")
         key = jax.random.fold_in(rng, zlib.crc32(name.encode()))
         return _standard(kernels.get(name), transform)(key, leaf)
 

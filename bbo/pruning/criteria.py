@@ -15,20 +15,24 @@ from bbo.types import Array, Params, Rng, UsageError, require, require_one_of
 
 
 def convolutions(name: str, leaf: Any) -> bool:
-    """Whether a parameter is the kernel of a convolution, 1x1 included."""
-    del name
-    return getattr(leaf, "ndim", 0) >= 4
+    """Whether a parameter is the kernel of a convolution, 1x1 included, as far as can be told.
+
+    See ``trees.is_convolution`` for what is left out, and give a selection where that is wrong.
+    """
+    return trees.is_convolution(name, leaf)
 
 
 def eligible(params: Params, on: trees.Selector = convolutions) -> dict[str, Array]:
     """The parameters that may be pruned, by name.
 
     Raises:
-      UsageError: nothing is selected, or something selected has no filters to rank (rank 0).
+      UsageError: nothing is selected, or what has no filters to rank (rank 0), or no
+        floating-point numbers.
     """
     selected = trees.flatten(trees.select(params, on))
     chosen = {name: leaf for name, leaf in trees.flatten(params).items() if selected[name]}
     for name, leaf in chosen.items():
+        trees.require_floating(name, leaf, "pruned")
         if leaf.ndim == 0:
             raise UsageError(f"{name} is a single number; select parameters that have filters")
     return chosen
@@ -106,8 +110,11 @@ def geometric_median(unit: Unit) -> Array:
     if unit.weights.ndim == 1:
         return l2(unit)
     filters = unit.weights.reshape(-1, unit.weights.shape[-1])
+    # Of the difference from their mean: what filters share would drown what sets them apart.
+    filters = filters - jnp.mean(filters, axis=-1, keepdims=True)
     squares = jnp.sum(jnp.square(filters), axis=0)
-    apart = squares[:, None] + squares[None, :] - 2 * filters.T @ filters
+    products = jnp.matmul(filters.T, filters, precision="highest")
+    apart = squares[:, None] + squares[None, :] - 2 * products
     return jnp.sum(jnp.sqrt(jnp.maximum(apart, 0)), axis=0)
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-import jax
 import jax.numpy as jnp
 
 from bbo import trees
@@ -71,7 +70,15 @@ def _followers(
 def apply_masks(params: Params, masks: Masks) -> Params:
     """The parameters with everything dropped set to zero (also where it was not finite).
 
+    Raises:
+      UsageError: a parameter is no array.
+
     >>> apply_masks({"kernel": jnp.array([1.0, 2.0])}, {"kernel": jnp.array([True, False])})
     {'kernel': Array([1., 0.], dtype=float32)}
     """
-    return jax.tree.map(lambda w, keep: jnp.where(keep, w, jnp.zeros_like(w)), params, masks)
+
+    def masked(name: str, w: Array, keep: Array) -> Array:
+        trees.require_array(name, w, "masked")
+        return jnp.where(keep, w, jnp.zeros_like(w))
+
+    return trees.map_named(masked, params, masks)

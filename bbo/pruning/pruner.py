@@ -124,13 +124,16 @@ def prepare(
       channels: from ``compaction.find_channels``.
 
     Raises:
-      UsageError: a value out of range, a scope of groups without channels, or none to remove.
+      UsageError: a value out of range, a parameter that is no array, a scope of groups without
+        channels, or none to remove.
 
     >>> params = {"conv": {"kernel": jnp.array([3.0, 1.0, 2.0, 4.0]).reshape(1, 1, 1, 4)}}
     >>> pruner = prepare(params, criterion="l1")
     >>> pruner.prune(0.5)["conv"]["kernel"].ravel().tolist()
     [3.0, 0.0, 0.0, 4.0]
     """
+    for name, leaf in trees.flatten(params).items():
+        trees.require_array(name, leaf, "pruned")
     if channels is not None:
         return _of_channels(params, channels, criterion, granularity, scope or "group", meaning)
     if scope == "group":

@@ -89,6 +89,8 @@ def describe(channels: Channels, on: trees.Selector | None = None) -> Described:
 def _tables(group: Group, names: Mapping[str, object]) -> Positions:
     """Arrays of several axes that put channels out without being multiplied, as embeddings."""
     several = {name for name, axis in group.writers if axis > 0} - names.keys()
+    if group.size == 1:
+        return {}
     return {m: group.members[m] for m in group.writers if m[0] in several and m[1] > 0}
 
 

@@ -58,7 +58,9 @@ def test_numpy_alone_reads_the_arrays(tmp_path):
     assert done.stdout.startswith(b"True float32 [[16320 65408]\n"), done.stderr
 
 
-@pytest.mark.parametrize("damage", ["bit", "cut", "json", "other", "digest", "shape", "dtype"])
+@pytest.mark.parametrize(
+    "damage", ["bit", "cut", "json", "other", "digest", "shape", "dtype", "structure", "kind"]
+)
 def test_damage_is_found(damage, tmp_path):
     export.save_network(tmp_path, spec=SPEC, variables=VARIABLES)
     record, arrays = tmp_path / "network.json", tmp_path / "network.npz"
@@ -78,6 +80,10 @@ def test_damage_is_found(damage, tmp_path):
             told["arrays"]["params/file"]["shape"] = [3, 2]
         case "dtype":
             told["arrays"]["params/file"]["dtype"] = "float31"
+        case "structure":
+            told["structure"] = {"list": ["params/file", "params/gone"]}
+        case "kind":
+            told["structure"] = {"Module": ["params/file", {}]}
     arrays.write_bytes(content)
     record.write_text(told if isinstance(told, str) else json.dumps(told))
     with pytest.raises(UsageError) as raised:
@@ -101,12 +107,54 @@ def test_what_is_missing_is_named(name, tmp_path):
     [
         ({"dtype": jnp.float32}, {}, "not JSON serializable"),
         ({"rate": float("nan")}, {}, "not JSON compliant"),
-        ({}, {"a": "b", "c": None, "d": object()}, "Object arrays cannot be saved"),
-        ({}, {"a/b": jnp.ones(1), "a": {"b": jnp.ones(1)}}, "several leaves .* called a/b"),
-        ({}, {"a": np.ones(1), "a/b": np.ones(1)}, "cannot be saved as a network"),
+        (
+            {},
+            {"a": {"b": "text"}},
+            "^a/b is a str, and only arrays and numbers can be saved; leave",
+        ),
+        ({}, {"a": object()}, "^a is a object, and only arrays and numbers can be saved; leave it"),
+        (
+            {},
+            {"act": jax.nn.relu},
+            "^act is a custom_jvp, and only arrays and numbers can be saved",
+        ),
+        (
+            {},
+            {"a": np.array([None])},
+            r"^a is object\[1\], and only arrays and numbers can be saved",
+        ),
+        (
+            {},
+            {"a": jax.ShapeDtypeStruct((2,), "f4")},
+            r"^a is float32\[2\] without values; give an",
+        ),
+        ({}, {"a/b": jnp.ones(1), "a": {"b": jnp.ones(1)}}, "are both called a/b; rename a key"),
+        ({}, {"a\0b": np.ones(1)}, "names of arrays must not contain zeros"),
+        ({}, {"\ud800": np.ones(1)}, "^this cannot be saved as a network: .*surrogates"),
     ],
 )
 def test_what_cannot_be_saved_is_a_mistake(spec, variables, told, tmp_path):
     with pytest.raises(UsageError, match=told):
         export.save_network(tmp_path, spec=spec, variables=variables)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_traced_cannot_be_saved(tmp_path):
+    def function(x):
+        export.save_network(tmp_path, spec={}, variables={"a": x})
+
+    with pytest.raises(UsageError, match="^a cannot be saved as an array: "):
+        jax.jit(function)(jnp.ones(2))
+
+
+def test_a_network_saved_before_structures_were_kept_is_nested_dicts(tmp_path):
+    export.save_network(tmp_path, spec=SPEC, variables=VARIABLES)
+    path = tmp_path / "network.json"
+    told = json.loads(path.read_text())
+    assert list(told) == ["spec", "structure", "arrays", "sha256"]
+    del told["structure"]
+    path.write_text(json.dumps(told))
+    spec, loaded = export.load_network(tmp_path)
+    assert spec == SPEC
+    assert jax.tree.structure(loaded) == jax.tree.structure(VARIABLES)
+    assert bits(loaded) == bits(VARIABLES)

@@ -153,7 +153,7 @@ def test_selection_of_parameters():
 
 def test_any_pytree_and_independent_leaves():
     params = [jnp.ones((3, 3, 8, 8)), (jnp.ones((3, 3, 8, 8)), None)]
-    noisy = noise.dropconnect(rate=RATE).weights(jax.random.key(0), params)
+    noisy = noise.dropconnect(rate=RATE, on="").weights(jax.random.key(0), params)
     assert jax.tree.structure(noisy) == jax.tree.structure(params)
     assert not np.array_equal(noisy[0], noisy[1][0])
 

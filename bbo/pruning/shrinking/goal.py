@@ -72,10 +72,6 @@ def not_ignored(described: Described, ignore: Sequence[str]) -> Described:
     return Described(kept, described.staying | ignored)
 
 
-def _names(own: Units) -> list[str]:
-    return sorted({name for name, _ in (*own.kernels, *own.dying)})
-
-
 def reached(
     goal: Goal,
     left_at: Callable[[Mapping[str, int]], float],
@@ -95,6 +91,8 @@ def reached(
     Raises:
       UsageError: the goal is out of reach.
     """
+    one = not isinstance(goal.share, Mapping)
+    require(one or limits.scope == "group", "keep", goal.share, "one number, as all compete")
     if isinstance(goal.share, Mapping) or goal.measure == "keep":
         return _counts(_dropped_shares(goal.share, units), scored, limits)
 

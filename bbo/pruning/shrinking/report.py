@@ -38,7 +38,7 @@ class Report(NamedTuple):
     looked for, as the inputs were shapes."""
 
     def __str__(self) -> str:
-        wide = max(len(row.name) for row in self.rows)
+        wide = max(len("channels of"), *(len(row.name) for row in self.rows))
         lines = [f"{'channels of':{wide}}  there  asked  removed"]
         lines += [
             f"{row.name:{wide}}  {row.channels:5}  {row.asked:5}  {row.removed:7}  {row.reason}"
@@ -100,8 +100,9 @@ def difference(
         kind = np.complex128 if np.iscomplexobj(expected) else np.float64
         expected, found = expected.astype(kind), found.astype(kind)
         scale = max(float(np.nanmax(np.abs(expected), initial=0)), np.finfo(np.float64).tiny)
-        alike = np.isnan(expected) & np.isnan(found)
-        off = float(np.max(np.abs(np.where(alike, 0, expected - found)))) / scale
+        alike = (expected == found) | (np.isnan(expected) & np.isnan(found))
+        with np.errstate(invalid="ignore"):
+            off = float(np.max(np.abs(np.where(alike, 0, expected - found)))) / scale
         if not off <= tolerance:
             raise RunError(
                 f"the small network differs from the masked one: {off:.1e} of its largest output"
