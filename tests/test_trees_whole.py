@@ -11,6 +11,7 @@ from flax import nnx
 from flax.core import freeze
 
 from bbo import noise, pruning, trees
+from bbo.compaction import find_channels
 from bbo.types import UsageError
 
 KERNEL = jnp.asarray(np.random.default_rng(0).normal(size=(3, 3, 2, 4)), jnp.float32)
@@ -122,3 +123,23 @@ def test_modules_are_trees(tmp_path):
         pruning.prune(whole, 0.5)
     pruned = pruning.prune(eqx.filter(whole, eqx.is_array), 0.5)
     assert np.count_nonzero(np.abs(pruned.kernel).sum((0, 1, 2))) == 2
+
+
+def test_descriptions_are_of_arrays_with_names_of_their_own():
+    x, w = jnp.ones((3, 2)), jnp.ones((2, 4))
+
+    def function(variables, x):
+        return x @ variables["in"].astype(jnp.float32) @ variables["out"]
+
+    variables = {"in": w, "out": w.T, "key": jax.random.key(0), "none": None}
+    (group,) = find_channels(function, variables, x).removable
+    assert set(group.members) == {("in", 1), ("out", 0)}
+    with pytest.raises(
+        UsageError, match="^act is a custom_jvp, and only arrays and numbers can be t"
+    ):
+        find_channels(function, variables | {"act": jax.nn.relu}, x)
+    with pytest.raises(UsageError, match="are both called in/a; rename a key of one of them$"):
+        find_channels(function, variables | {"in/a": w, "in": {"a": w}}, x)
+    whole = variables | {"in": w.astype(jnp.int8)}
+    with pytest.raises(UsageError, match=r"^in is int8\[2,4\], and only arrays of real floating-"):
+        pruning.prune(whole, 0.5, channels=find_channels(function, whole, x))

@@ -150,7 +150,9 @@ def channel_scores(
         def last(w: Array) -> Array:
             return jnp.moveaxis(wide(w), axis, -1)
 
-        w = last(_leaf(leaves, name))
+        leaf = _leaf(leaves, name)
+        trees.require_floating(name, leaf, "pruned")
+        w = last(leaf)
         key = None if rng is None else jax.random.fold_in(rng, zlib.crc32(name.encode()))
         slope = last(slopes[name]) if name in slopes else None
         found = function(Unit(name, w, tuple(range(w.ndim - 1)), slope, key, params))

@@ -72,13 +72,15 @@ def trace(
         inputs, kwargs = join(given, arrays)
         return function(variables, *inputs, **kwargs)
 
+    named = trees.flatten(variables)
+    for name, leaf in named.items():
+        trees.require_array(name, leaf, "traced")
     specs = jax.tree.map(spec_of, (variables, given.arrays))
     closed, shapes = jax.make_jaxpr(plain, return_shape=True)(*specs)
-    names = list(trees.flatten(variables))
     updated = next_variables(updates, shapes, variables)
     arrays = empty()
     refs = []
-    for name, aval in itertools.zip_longest(names, closed.in_avals):
+    for name, aval in itertools.zip_longest(named, closed.in_avals):
         axes = range(len(shape_of(aval)))
         if name is None:
             refs.append(add(arrays, aval, [frozenset() for _ in axes], varies=True))
@@ -93,7 +95,7 @@ def trace(
         else:
             fix(arrays, output, "it is an axis of the result")
     key = key_of(variables, given)
-    return Traced(program, arrays, names, jax.tree.structure(shapes), key, updated)
+    return Traced(program, arrays, list(named), jax.tree.structure(shapes), key, updated)
 
 
 def read(arrays: Arrays, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[int]) -> Program:
