@@ -34,7 +34,7 @@ def check_make(words, capsys):
 def check_pip(words, capsys):
     assert words[1:3] == ["install", "-e"]
     extra = re.fullmatch(r"\.(?:\[(\w+)\])?", words[3])
-    assert extra and (not extra[1] or f'"{extra[1]}": [' in SETUP)
+    assert extra and (not extra[1] or f'"{extra[1]}": ' in SETUP)
 
 
 def check_python(words, capsys):
