@@ -41,8 +41,8 @@ def refit_function(
     What the layers of both networks put out is what the function says: pass one in training mode
     where norms are to take their statistics from ``images``.
 
-    Holds what the program still needs of both networks. May be compiled:
-    ``jax.jit(functools.partial(refit_function, function))``.
+    Compiles the program of both networks side by side, at every call; where it is called often,
+    ``jax.jit(functools.partial(refit_function, function))`` is compiled once.
 
     Args:
       function: ``(variables, images) -> anything``.
@@ -136,7 +136,7 @@ def correct_function(
 def fitted_kernels(
     function: Callable[[PyTree, PyTree], PyTree], variables: PyTree, images: PyTree
 ) -> dict[str, str]:
-    """Which variables ``refit_function`` fits: by name, empty, or why it leaves a kernel as it is.
+    """Which variables ``refit_function`` fits, biases too: by name, empty, or why it does not.
 
     Args:
       function: see there.
@@ -150,7 +150,8 @@ def fitted_kernels(
     """
     traced = trace(function, variables, images)
     kernels, left = find_kernels(traced)
-    reasons = {kernel.name: "" for kernel in kernels.values()} | left
+    fitted = [traced.program.inputs.index(ref) for k in kernels.values() for ref in k.variables]
+    reasons = left | {traced.names[number]: "" for number in fitted}
     return {name: reasons[name] for name in traced.names if name in reasons}
 
 
@@ -183,27 +184,26 @@ def _read(
 def _mended(read: _Read, dense: PyTree, pruned: PyTree, images: PyTree, mend: Mend) -> PyTree:
     """Runs both networks side by side, and mends before each product."""
     program, constants = read.traced.program, read.traced.arrays.constants
-    steps = live_steps(program)
-    last = {ref: number for number, step in enumerate(steps) for ref in step.operands}
-    count, inputs = len(read.traced.names), jax.tree.leaves(images)
-    variables = program.inputs[:count]
-    before, now = (
-        constants | dict(zip(program.inputs, [*jax.tree.leaves(tree), *inputs], strict=True))
-        for tree in (dense, pruned)
-    )
-    for number, step in enumerate(steps):
-        before |= _run(step, before)
-        kernel = read.kernels.get(step.results[0])
-        if kernel:
-            now |= mend(kernel, step, before, now)
-            for rearranged in kernel.steps:
-                now |= _run(rearranged, now)
-        now |= _run(step, now)
-        for ref in {*step.operands, *step.results} - set(variables):
-            if last.get(ref, -1) <= number:
-                before.pop(ref, None)
-                now.pop(ref, None)
-    return jax.tree.unflatten(jax.tree.structure(pruned), [now[ref] for ref in variables])
+    variables = program.inputs[: len(read.traced.names)]
+
+    @jax.jit
+    def run(dense: PyTree, pruned: PyTree, images: PyTree) -> PyTree:
+        inputs = jax.tree.leaves(images)
+        before, now = (
+            constants | dict(zip(program.inputs, [*jax.tree.leaves(tree), *inputs], strict=True))
+            for tree in (dense, pruned)
+        )
+        for step in live_steps(program):
+            before |= _run(step, before)
+            kernel = read.kernels.get(step.results[0])
+            if kernel:
+                now |= mend(kernel, step, before, now)
+                for rearranged in kernel.steps:
+                    now |= _run(rearranged, now)
+            now |= _run(step, now)
+        return jax.tree.unflatten(jax.tree.structure(pruned), [now[ref] for ref in variables])
+
+    return run(dense, pruned, images)
 
 
 def _run(step: Step, values: Values) -> Values:

@@ -36,6 +36,11 @@ class Kernel(NamedTuple):
     centred: bool
     """Whether a norm takes off the mean of each output (over examples or positions) behind."""
 
+    @property
+    def variables(self) -> list[int]:
+        """The kernel and its bias."""
+        return [self.ref] if self.bias is None else [self.ref, self.bias]
+
 
 class _Source(NamedTuple):
     """A variable, rearranged."""
@@ -71,8 +76,8 @@ def find_kernels(traced: Traced) -> tuple[dict[int, Kernel], dict[str, str]]:
 
     Returns:
       by the number of the array that the product writes: its kernel; and by name, why others are
-      none that can be fitted. Variables with one axis or none that are in no product are in
-      neither, and so are those that nothing reads.
+      none that can be fitted. Biases, and variables that nothing reads, are in neither; nor are
+      those with one axis or none that are in no product.
     """
     graph = _graph_of(traced)
     found, left = {}, {}
@@ -86,7 +91,9 @@ def find_kernels(traced: Traced) -> tuple[dict[int, Kernel], dict[str, str]]:
             left[name] = kernel
         else:
             found[ends[0][0].results[0]] = kernel
-    return found, left
+    biases = {kernel.bias for kernel in found.values()}
+    numbers = dict(zip(traced.names, traced.program.inputs, strict=False))
+    return found, {name: why for name, why in left.items() if numbers[name] not in biases}
 
 
 def live_steps(program: Program) -> list[Step]:

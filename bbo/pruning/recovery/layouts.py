@@ -25,6 +25,7 @@ LAYOUTS: dict[str, Callable[[np.ndarray, dict[str, Any]], np.ndarray]] = {
     "copy": _same,
     "reshape": lambda x, params: x.reshape(params["new_sizes"]),
     "rev": lambda x, params: np.flip(x, params["dimensions"]),
+    "sharding_constraint": _same,
     "squeeze": lambda x, params: x.squeeze(tuple(params["dimensions"])),
     "transpose": lambda x, params: x.transpose(params["permutation"]),
 }
