@@ -5,13 +5,13 @@ is told from the parameters alone, by following zeros through the program. Remov
 changes nothing; the program is done again with the sizes that are left.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from jax.core import Tracer
 
 from bbo import trees
@@ -77,7 +77,9 @@ def compact(
     check_cut(found, cut)
     inlined = without_rules(sizes_of(found, cut))
     if inlined:
-        logging.warning("derivatives of their own are lost of %s", ", ".join(inlined))
+        logging.getLogger(__name__).warning(
+            "derivatives of their own are lost of %s", ", ".join(inlined)
+        )
 
     def check(others: Channels) -> None:
         try:
