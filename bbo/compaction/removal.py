@@ -5,6 +5,7 @@ is told from the parameters alone, by following zeros through the program. Remov
 changes nothing; the program is done again with the sizes that are left.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -98,9 +99,9 @@ def compact(
     check_cut(found, cut)
     inlined = without_rules(sizes_of(found, cut))
     if inlined:
-        from absl import logging  # Here, as the room needs it for nothing else.
-
-        logging.warning("derivatives of their own are lost of %s", ", ".join(inlined))
+        logging.getLogger(__name__).warning(
+            "derivatives of their own are lost of %s", ", ".join(inlined)
+        )
 
     def check(others: Channels) -> None:
         try:

@@ -191,6 +191,13 @@ def test_every_regulariser_by_name(name, weights, activations, per_example):
     assert noisy.shape == images.shape and np.array_equal(noisy, images) != activations
 
 
+def test_where_there_is_no_noise_there_is_none_to_pause():
+    paused = noise.paused(noise.dropout(rate=0.5), jnp.asarray(True))
+    assert (paused.perturbs_weights, paused.perturbs_activations) == (False, True)
+    params = {"kernel": W}
+    assert paused.weights(jax.random.key(0), params) is params
+
+
 @pytest.mark.parametrize(
     "name, wrong",
     [

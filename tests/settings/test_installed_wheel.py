@@ -39,32 +39,35 @@ def done(*command, **options):
     return process.stdout
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """Built offline of a copy: what an earlier build has left in the checkout is not taken."""
-    copy, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for name in SOURCES:
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(ROOT / name, copy)
-    done(*PIP, "wheel", *OFFLINE, "--no-build-isolation", "-w", target, copy)
-    (built,) = target.iterdir()
-    return built
-
-
-@pytest.fixture(scope="module")
-def environment(wheel, tmp_path_factory):
-    """The folder of scripts of an environment with the wheel and all that is installed here."""
-    folder = tmp_path_factory.mktemp("environment")
+def environment(folder, package):
+    """The scripts of an environment with a package and all that is installed here."""
     venv.create(folder)
-    python = folder / "bin/python"
-    done(*PIP, "--python", python, "install", *OFFLINE, wheel)
+    done(*PIP, "--python", folder / "bin/python", "install", *OFFLINE, package)
     # What lies in a folder that is named like this is found, but the hooks of an editable
     # installation there are not run.
     (packages,) = folder.glob("lib/*/site-packages")
     (packages / "here.pth").write_text(f"{pathlib.Path(jax.__file__).parents[1]}\n")
     return folder / "bin"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A copy: what an earlier build has left in the checkout would be taken too."""
+    copy = tmp_path_factory.mktemp("source")
+    for name in SOURCES:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, copy)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def wheel(source, tmp_path_factory):
+    target = tmp_path_factory.mktemp("wheel")
+    done(*PIP, "wheel", *OFFLINE, "--no-build-isolation", "-w", target, source)
+    (built,) = target.iterdir()
+    return built
 
 
 def test_what_is_in_it(wheel):
@@ -94,18 +97,32 @@ def test_what_is_in_it(wheel):
     assert "\nLicense-Expression: Apache-2.0\n" in metadata
 
 
-def test_its_programs_run_from_another_folder(environment, tmp_path):
-    assert "  bbo-run --noise=dropout" in done(environment / "bbo-run", "--help", cwd=tmp_path)
+def test_its_programs_run_from_another_folder(wheel, tmp_path):
+    scripts = environment(tmp_path / "environment", wheel)
+    assert "  bbo-run --noise=dropout" in done(scripts / "bbo-run", "--help", cwd=tmp_path)
     settings = ("--epochs=1", "--sparsities=0,0.5", "--granularity=filter", "--recovery=none")
     (tmp_path / "spec.py").write_text(
         "SCRIPT = 'experiments.run'\nruns = lambda: [dict(noise='none', epochs=2), {}]\n"
     )
-    told = done(environment / "bbo-run", "--noise=none", "--workdir=one", *settings, cwd=tmp_path)
+    told = done(scripts / "bbo-run", "--noise=none", "--workdir=one", *settings, cwd=tmp_path)
     assert told.endswith("Folder: one\n")
     with open(tmp_path / "one/curve.csv", encoding="utf-8") as file:
         assert [row["sparsity"] for row in csv.DictReader(file)] == ["0.0", "0.5"]
-    planned = done(environment / "bbo-launch", "local", "spec.py", "two", "--dry_run", cwd=tmp_path)
-    start = f"{environment}/python -m bbo experiments.run --workdir=two/"
+    planned = done(scripts / "bbo-launch", "local", "spec.py", "two", "--dry_run", cwd=tmp_path)
+    start = f"{scripts}/python -m bbo experiments.run --workdir=two/"
     assert planned == f"{start}0000 --noise=none --epochs=2\n{start}0001\n"
-    shown = done(environment / "python", "-m", "bbo", "experiments.report", "--help", cwd=tmp_path)
+    shown = done(scripts / "python", "-m", "bbo", "experiments.report", "--help", cwd=tmp_path)
     assert "bbo-report runs/digits --out=report" in shown
+
+
+def test_an_installed_checkout_has_them_by_their_own_names(source, tmp_path):
+    code = "import sys; from setuptools import build_meta; build_meta.build_editable(sys.argv[1])"
+    done(sys.executable, "-c", code, tmp_path, cwd=source)
+    (editable,) = tmp_path.glob("*.whl")
+    scripts = environment(tmp_path / "environment", editable)
+    usage = done(scripts / "python", "-m", "experiments.run", "--help", cwd=tmp_path)
+    assert "  python -m experiments.run --noise=dropout" in usage
+    assert done(scripts / "bbo-run", "--help", cwd=tmp_path) == usage
+    places = "import bbo, experiments, launch; print(*bbo.__path__, *experiments.__path__)"
+    found = done(scripts / "python", "-c", places, cwd=tmp_path)
+    assert found == f"{source}/bbo {source}/experiments\n"

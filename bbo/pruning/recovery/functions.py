@@ -1,11 +1,11 @@
 """Any function of variables mended: its program is run before and after pruning, step by step."""
 
+import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from absl import logging
 
 from bbo import trees
 from bbo.compaction.tracing.arrays import Step
@@ -177,7 +177,7 @@ def _read(
     if not kernels:
         raise UsageError(f"no kernel of the function can be fitted; {reasons or 'it has none'}")
     if left:
-        logging.info("variables that are left as they are: %s", reasons)
+        logging.getLogger(__name__).info("variables that are left as they are: %s", reasons)
     return _Read(traced, kernels)
 
 

@@ -70,4 +70,4 @@ def test_mistakes_are_told_in_a_line(arguments, told, capsys):
 def test_without_torch_it_says_what_to_install(capsys, monkeypatch):
     monkeypatch.setattr(benchmark.importlib.util, "find_spec", lambda name: None)
     assert call("--out=x", "--against=torch") == 2
-    assert "pip install 'bbo[bench]'" in capsys.readouterr().err
+    assert "pip install 'batch-bridgeout[bench]'" in capsys.readouterr().err
