@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,8 +32,8 @@ def hold_at_zero(masks: Masks) -> optax.GradientTransformation:
     """
 
     def update(
-        updates: Params, state: optax.EmptyState, params: Params | None = None
-    ) -> tuple[Params, optax.EmptyState]:
+        updates: Params, state: optax.OptState, params: Params | None = None
+    ) -> tuple[Params, optax.OptState]:
         return _held(updates, masks, params), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
@@ -68,7 +68,7 @@ def prune_gradually(
         return GradualState(jnp.zeros((), jnp.int32), masks_of(params, jnp.zeros(())))
 
     def update(
-        updates: Params, state: GradualState, params: Params | None = None
+        updates: Params, state: Any, params: Params | None = None
     ) -> tuple[Params, GradualState]:
         _require_params(params)
         masks = jax.lax.cond(

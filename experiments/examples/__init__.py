@@ -1,0 +1,1 @@
+"""The whole way with networks of different libraries, a file each."""
