@@ -23,7 +23,7 @@ def max_pool(x: Array, params: dict[str, Any]) -> Array | None:
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return None
     inner = tuple(window[1:-1]), tuple(strides[1:-1])
-    pads: list[Any] = padding[1:-1]
+    pads: Any = padding[1:-1]
     named = [name for name in ("VALID", "SAME") if _pads(x, *inner, name) == pads]
     return nn.max_pool(
         x,

@@ -140,7 +140,8 @@ class Finite(NamedTuple):
                 along = any(more.any() for other, more in enumerate(singular) if other != axis)
                 marks[axis] = mark | singular[axis] | along
         anywhere = all(mark.any() for mark in marks) if marks else of_operands
-        return Risk(anywhere, tuple(marks)) if anywhere else no_risk(aval)
+        passed: Any = tuple(marks)
+        return Risk(anywhere, passed) if anywhere else no_risk(aval)
 
     def _unmasked(self, step: Step) -> dict[int, Risk]:
         """Of operands that are added: their risks, but for -inf, with which masks are made."""
