@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from bbo import trees
 from bbo.compaction.channels import Channels
@@ -60,16 +61,18 @@ def follow(found: Channels, variables: PyTree) -> Followed:
 
 
 def _zeros_of(value: Any) -> Zeros:
-    if _is_key(value):
+    if _is_unknown(value):
         return _nowhere(value)
     is_zero = np.asarray(value) == 0
     axes = range(is_zero.ndim)
     return tuple(is_zero.all(axis=tuple(a for a in axes if a != axis)) for axis in axes)
 
 
-def _is_key(value: Any) -> bool:
-    """Whether it is a key of ``jax.random.key``, which is no number."""
-    return jnp.issubdtype(getattr(value, "dtype", float), jax.dtypes.prng_key)
+def _is_unknown(value: Any) -> bool:
+    """Whether it is no number, as a key of ``jax.random.key``, or is just being traced."""
+    return isinstance(value, Tracer) or jnp.issubdtype(
+        getattr(value, "dtype", float), jax.dtypes.prng_key
+    )
 
 
 def _nowhere(aval: Any) -> Zeros:
@@ -88,7 +91,7 @@ def _follow(
     numbers = {
         ref: np.asarray(value)
         for ref, value in arrays.constants.items()
-        if not np.shape(value) and not _is_key(value)
+        if not np.shape(value) and not _is_unknown(value)
     }
 
     def of(ref: int) -> Zeros:
@@ -203,7 +206,7 @@ def _along(
         return nowhere
     if name in PRODUCTS:
         is_zero = [parts.get(operand, nowhere) for operand in range(len(step.operands))]
-        return product_is_zero(is_zero, facts.at(step, place))
+        return product_is_zero(is_zero, list(facts.at(step, place)))
     if name == "div" and known[1] is None:
         # 0 / 0 is no zero.
         return parts.get(0, nowhere) & ~(

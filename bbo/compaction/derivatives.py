@@ -200,8 +200,10 @@ def _with_jvp(run: Run, sizes: Sizes, step: Step) -> Callable[..., list[Any]]:
 
 
 def _instantiated(tangent: Any) -> Any:
-    is_zero = type(tangent) is SymbolicZero
-    return jnp.zeros(tangent.aval.shape, tangent.aval.dtype) if is_zero else tangent
+    if type(tangent) is not SymbolicZero:
+        return tangent
+    aval: Any = tangent.aval
+    return jnp.zeros(aval.shape, aval.dtype)
 
 
 def _forward(sizes: Sizes, step: Step) -> _Rule | None:

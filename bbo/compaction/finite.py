@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from bbo import trees
 from bbo.compaction.channels import Channels
@@ -115,7 +116,8 @@ class Finite(NamedTuple):
         aval = self.arrays.avals[step.results[number]]
         inner = [program.outputs[number] for program in step.inner if number < len(program.outputs)]
         anywhere = any(self.of(ref).anywhere for ref in inner)
-        return Risk(anywhere, tuple(np.full(length(n), anywhere) for n in shape_of(aval)))
+        axes: Any = (np.full(length(size), anywhere) for size in shape_of(aval))
+        return Risk(anywhere, tuple(axes))
 
     def _passed(self, step: Step, number: int, singular: Sequence[np.ndarray]) -> Risk:
         aval = self.arrays.avals[step.results[number]]
@@ -138,7 +140,8 @@ class Finite(NamedTuple):
                 along = any(more.any() for other, more in enumerate(singular) if other != axis)
                 marks[axis] = mark | singular[axis] | along
         anywhere = all(mark.any() for mark in marks) if marks else of_operands
-        return Risk(anywhere, tuple(marks)) if anywhere else no_risk(aval)
+        passed: Any = tuple(marks)
+        return Risk(anywhere, passed) if anywhere else no_risk(aval)
 
     def _unmasked(self, step: Step) -> dict[int, Risk]:
         """Of operands that are added: their risks, but for -inf, with which masks are made."""
@@ -161,10 +164,8 @@ def no_risk(aval: Any) -> Risk:
 def risk_of(marks: np.ndarray) -> Risk:
     """Marks of single numbers, by axis."""
     axes = range(marks.ndim)
-    return Risk(
-        bool(marks.any()),
-        tuple(marks.any(axis=tuple(a for a in axes if a != axis)) for axis in axes),
-    )
+    along: Any = (marks.any(axis=tuple(a for a in axes if a != axis)) for axis in axes)
+    return Risk(bool(marks.any()), tuple(along))
 
 
 def finite(found: Channels, variables: PyTree) -> Finite:
@@ -203,7 +204,7 @@ def parameter_values(found: Channels, variables: PyTree) -> Values:
 
 def _as_number(value: Any) -> np.ndarray | None:
     """None for a key of ``jax.random.key``, which is no number, and for what is being traced."""
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         return None
     if jnp.issubdtype(getattr(value, "dtype", float), jax.dtypes.prng_key):
         return None

@@ -179,7 +179,7 @@ def smaller(variables: PyTree, cut: Cut) -> PyTree:
 
     def shrink(name: str, leaf: Array) -> Array:
         cuts = [(axis, cut[name, axis]) for axis in range(jnp.ndim(leaf)) if (name, axis) in cut]
-        if cuts and not isinstance(leaf, Tracer):
+        if cuts and not isinstance(leaf, Tracer) and not getattr(leaf, "weak_type", False):
             leaf = np.asarray(leaf)  # in numpy nothing is compiled anew for each shape
         numpy = np if isinstance(leaf, np.ndarray) else jnp
         for axis, removed in cuts:

@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 
 from bbo import trees
+from bbo.compaction import familiar
 from bbo.compaction.channels import Channels, Cut, find_channels
 from bbo.compaction.derivatives import bind, call_custom
 from bbo.compaction.sizes import Sizes, sizes_of
@@ -97,7 +99,7 @@ def _full_shapes(example: Channels, cut: Cut, leaves: PyTree) -> PyTree:
 def _holds_tracers(found: Channels) -> bool:
     """Whether the function has closed over what is only there while something else is traced."""
     constants = found.traced.arrays.constants.values()
-    return any(isinstance(value, jax.core.Tracer) for value in constants)
+    return any(isinstance(value, Tracer) for value in constants)
 
 
 def _run(sizes: Sizes, program: Program, inputs: Sequence[Any]) -> list[Any]:
@@ -203,6 +205,11 @@ def _pad(sizes: Sizes, step: Step, operands: list[Any]) -> Array:
     return lax.pad(x, value, config)
 
 
+def _max_pool(sizes: Sizes, step: Step, operands: list[Any]) -> Array:
+    pooled = familiar.max_pool(operands[0], step.params)
+    return bind(step, operands) if pooled is None else pooled
+
+
 def _convolution(sizes: Sizes, step: Step, operands: list[Any]) -> Array:
     params = dict(step.params)
     if params["feature_group_count"] != 1:
@@ -270,6 +277,7 @@ RESIZED: dict[str, Callable[[Sizes, Step, list[Any]], Any]] = {
     "slice": _taken,
     "split": _split,
     "pad": _pad,
+    "reduce_window_max": _max_pool,
     "conv_general_dilated": _convolution,
     "dynamic_slice": _sliced,
     "gather": _sliced,
@@ -279,4 +287,4 @@ RESIZED: dict[str, Callable[[Sizes, Step, list[Any]], Any]] = {
     "custom_jvp_call": _custom,
     "custom_vjp_call": _custom,
 }
-"""Primitives with sizes in their parameters."""
+"""Primitives with sizes in their parameters, or that others know by another name."""

@@ -1,10 +1,12 @@
 """Networks for other runtimes, as ONNX."""
 
+import contextlib
 import pathlib
 from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
+from jax import export
 
 from bbo.compaction.export.checking import Check, Format, Function, optional, write
 from bbo.types import Array, PyTree
@@ -40,10 +42,16 @@ def _convert(
         results = jax.tree.leaves(function(images))
         return tuple(results) if len(results) > 1 else results[0]
 
+    images = jax.ShapeDtypeStruct((*export.symbolic_shape("batch"), *image.shape), image.dtype)
+    with contextlib.suppress(Exception):  # some can be traced by jax2onnx alone
+        # A compact function keeps the program that it traces here, and does that one again there,
+        # where functions of jax.numpy are primitives of which nothing is known.
+        jax.eval_shape(flat, images)
+    jax.clear_caches()
     try:
         model = optional("jax2onnx").to_onnx(
             flat,
-            inputs=[jax.ShapeDtypeStruct(("batch", *image.shape), image.dtype)],
+            inputs=[images],
             enable_double_precision=image.dtype == np.float64,
             input_names=["images"],
             output_names=list(names),

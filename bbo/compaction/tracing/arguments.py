@@ -50,7 +50,7 @@ def spec_of(value: Any) -> jax.ShapeDtypeStruct:
 def key_of(variables: PyTree, given: Arguments) -> Hashable | None:
     """The same for all arguments for which a function is the same program; None if not known."""
     specs = jax.tree.map(spec_of, (variables, given.arrays))
-    settings = (jnp.result_type(float), jax.config.jax_default_matmul_precision)
+    settings = (jnp.result_type(float), getattr(jax.config, "jax_default_matmul_precision", None))
     # With the types, since 1 == True.
     static = (given.static, tuple(map(type, given.static)), given.is_array, given.tree)
     key = (*jax.tree.leaves(specs), jax.tree.structure(specs), *static, *settings)
