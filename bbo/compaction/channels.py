@@ -7,6 +7,7 @@ it. All are found by following positions through the primitives of the function,
 """
 
 import collections
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ import numpy as np
 from bbo.compaction.tracing.arrays import Arrays, Member
 from bbo.compaction.tracing.program import Traced, trace
 from bbo.compaction.tracing.reading import UNREAD, arrays_read
+from bbo.compaction.tracing.updates import Updates
 from bbo.types import PyTree, UsageError
 
 Cut = dict[Member, np.ndarray]
@@ -98,7 +100,11 @@ def _within(group: Group, prefix: str) -> Group | None:
 
 
 def find_channels(
-    function: Callable[..., PyTree], variables: PyTree, *inputs: PyTree, **kwargs: PyTree
+    function: Callable[..., PyTree],
+    variables: PyTree,
+    *inputs: PyTree,
+    updates: Updates | None = None,
+    **kwargs: PyTree,
 ) -> Channels:
     """Finds the channels of ``function(variables, *inputs, **kwargs)``.
 
@@ -107,7 +113,14 @@ def find_channels(
       variables: parameters, statistics: arrays from which channels may be removed.
       *inputs: examples; ``jax.ShapeDtypeStruct`` will do, for variables too. What is no array, as
         ``True`` or a name, is passed on as it is.
+      updates: picks from the result what are the next values of variables: ``lambda result:
+        result[1]`` for a function that gives ``(logits, {"batch_stats": ...})`` of variables with
+        ``batch_stats``. Their channels are those of the variables, and can be removed; all other
+        results keep their shapes.
       **kwargs: likewise, as ``train=False``.
+
+    Raises:
+      UsageError: what ``updates`` picks has not the names and shapes of variables.
 
     >>> import jax.numpy as jnp
     >>> weights = {"in": jnp.ones((3, 8)), "out": jnp.ones((8, 2))}
@@ -118,7 +131,7 @@ def find_channels(
     in 8 can be removed
     out 2 it is an axis of the result
     """
-    traced = trace(function, variables, *inputs, **kwargs)
+    traced = trace(function, variables, *inputs, updates=updates, **kwargs)
     labels = components(traced.arrays)
     return Channels(groups_in(traced, labels), traced, labels)
 
@@ -148,12 +161,11 @@ def groups_in(traced: Traced, labels: np.ndarray) -> list[Group]:
         for axis, nodes in enumerate(axes):
             for position, label in enumerate(labels[nodes].tolist()):
                 channels[label][name, axis].append(position)
-    read = arrays_read(traced.program)
-    unread = {name for ref, name in enumerate(names) if ref not in read}
+    is_unread = _unread(traced)
     alike = collections.defaultdict(list)
     for label, positions in channels.items():
         kind = tuple((member, len(found)) for member, found in positions.items())
-        reason = UNREAD if unread.issuperset(name for name, _ in positions) else ""
+        reason = UNREAD if is_unread(frozenset(name for name, _ in positions)) else ""
         alike[kind, reason or reasons.get(label, "")].append(positions)
     return [
         Group(
@@ -163,6 +175,22 @@ def groups_in(traced: Traced, labels: np.ndarray) -> list[Group]:
         )
         for (kind, reason), units in alike.items()
     ]
+
+
+def _unread(traced: Traced) -> Callable[[frozenset[str]], bool]:
+    """Whether nothing depends on variables but their own next values."""
+    refs = {name: ref for ref, name in enumerate(traced.names)}
+    read = arrays_read(traced.program, traced.updated)
+
+    @functools.cache
+    def is_unread(names: frozenset[str]) -> bool:
+        own = {refs[name] for name in names}
+        if own & read or not traced.updated:
+            return not own & read
+        their_next = {number for number, variable in traced.updated.items() if variable in own}
+        return not own & arrays_read(traced.program, their_next)
+
+    return is_unread
 
 
 def labels_of(found: Channels, group: Group) -> np.ndarray:
@@ -199,8 +227,18 @@ def check_cut(found: Channels, cut: Cut) -> None:
     """Refuses a cut that is none of whole channels.
 
     Raises:
-      UsageError: it takes a part of a channel, all channels of a group, or fixed ones.
+      UsageError: it takes a part of a channel, all channels of a group, or fixed ones, or what the
+        function has not.
     """
+    arrays = dict(zip(found.traced.names, found.traced.arrays.nodes, strict=False))
+    for (name, axis), positions in cut.items():
+        sizes = [len(nodes) for nodes in arrays.get(name, ())]
+        if axis not in range(len(sizes)) or not np.isin(positions, np.arange(sizes[axis])).all():
+            taken = f"positions {np.asarray(positions).tolist()} of axis {axis} of {name}"
+            what = f"has the shape {sizes}" if name in arrays else "is no variable of the function"
+            raise UsageError(
+                f"the cut takes {taken}, which {what}; make it for a function of these variables"
+            )
     for group in found.groups:
         taken = {
             member: np.isin(positions, cut.get(member, ()))

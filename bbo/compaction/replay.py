@@ -14,7 +14,9 @@ from bbo.compaction.derivatives import bind, call_custom
 from bbo.compaction.sizes import Sizes, sizes_of
 from bbo.compaction.tracing.arguments import key_of, spec_of, split
 from bbo.compaction.tracing.arrays import Program, Step
+from bbo.compaction.tracing.flow.draws import DRAWN
 from bbo.compaction.tracing.flow.positions import shape_of
+from bbo.compaction.tracing.updates import Updates
 from bbo.types import Array, PyTree, UsageError
 
 
@@ -24,18 +26,21 @@ def smaller_function(
     cut: Cut,
     *,
     check: Callable[[Channels], None],
+    updates: Updates | None = None,
 ) -> Callable[..., PyTree]:
     """The function of what ``smaller`` gives: its program, with the sizes that are left.
 
     It is traced for each shape and dtype of what it is given, once, and for all else that it is
     given, such as ``train=False``. Rules of ``jax.custom_jvp`` and ``jax.custom_vjp`` are kept, see
-    ``derivatives``.
+    ``derivatives``. Random numbers made within, as by dropout, are those of the whole network that
+    belong to what is left.
 
     Args:
       function: of all variables.
       example: its channels.
       cut: see there.
       check: raises an error if the cut cannot be made of the channels that are found for others.
+      updates: see ``channels.find_channels``; these results have the sizes that are left.
     """
     programs = {example.traced.key: sizes_of(example, cut)}
 
@@ -45,7 +50,7 @@ def smaller_function(
         key = key_of(full, arguments)
         sizes = programs.get(key) if key else None
         if sizes is None:
-            found = find_channels(function, full, *inputs, **kwargs)
+            found = find_channels(function, full, *inputs, updates=updates, **kwargs)
             check(found)
             sizes = sizes_of(found, cut)
             if key and not _holds_tracers(found):
@@ -136,6 +141,14 @@ def _iota(sizes: Sizes, step: Step, operands: list[Any]) -> Array:
     del operands
     shape = sizes.shape(step.results[0])
     return lax.broadcasted_iota(step.params["dtype"], shape, step.params["dimension"])
+
+
+def _drawn(sizes: Sizes, step: Step, operands: list[Any]) -> Array:
+    """Random bits: all, and of these what is left. The compiler makes no more than is read."""
+    x = step.primitive.bind(*operands, **step.params)
+    for axis in range(operands[0].ndim, x.ndim):
+        x = _positions(x, np.flatnonzero(sizes.kept(step.results[0], axis)), axis)
+    return x
 
 
 def _taken(sizes: Sizes, step: Step, operands: list[Any]) -> Array:
@@ -253,6 +266,7 @@ RESIZED: dict[str, Callable[[Sizes, Step, list[Any]], Any]] = {
     "broadcast_in_dim": _broadcast_in_dim,
     "reshape": _reshape,
     "iota": _iota,
+    **dict.fromkeys(DRAWN, _drawn),
     "slice": _taken,
     "split": _split,
     "pad": _pad,

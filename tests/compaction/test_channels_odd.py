@@ -20,10 +20,6 @@ def loop_over_channels(h):
     return lax.fori_loop(0, 8, lambda i, total: total + h[:, i] ** 2, jnp.zeros(5))
 
 
-def dropout(h):
-    return jnp.where(jax.random.bernoulli(jax.random.key(1), 0.5, h.shape), h, 0.0)
-
-
 def pixel_shuffle(h):
     return h.reshape(5, 1, 1, 2, 2, 2).transpose(0, 1, 3, 2, 4, 5).reshape(5, 2, 2, 2)
 
@@ -84,7 +80,6 @@ FIXED = {
         "which is not understood",
         lambda w, h: jnp.linalg.solve(h.T @ h + 9.0 * np.eye(8, dtype=np.float32), w["b"]),
     ),
-    "random bits": ("random_bits", dense(dropout)),
     "pixel shuffle": (
         "the window of a convolution moves along it",
         lambda w, h: lax.conv(

@@ -6,7 +6,7 @@ edges, by the rules of ``flow.rules``.
 """
 
 import itertools
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,11 +24,13 @@ from bbo.compaction.tracing.arrays import (
     fix,
     opened,
     record,
+    tie_axes,
 )
 from bbo.compaction.tracing.control import CONTROL
 from bbo.compaction.tracing.custom import CUSTOM, called
 from bbo.compaction.tracing.flow.positions import Call, shape_of
 from bbo.compaction.tracing.flow.rules import flow_of
+from bbo.compaction.tracing.updates import Updates, next_variables
 from bbo.types import PyTree
 
 INLINED = {
@@ -52,10 +54,16 @@ class Traced(NamedTuple):
     """The tree structure of what the function gives."""
     key: Hashable | None = None
     """Of the arguments, see ``arguments.key_of``."""
+    updated: Mapping[int, int] = {}
+    """Results that are next variables, see ``updates.next_variables``."""
 
 
 def trace(
-    function: Callable[..., PyTree], variables: PyTree, *inputs: PyTree, **kwargs: PyTree
+    function: Callable[..., PyTree],
+    variables: PyTree,
+    *inputs: PyTree,
+    updates: Updates | None = None,
+    **kwargs: PyTree,
 ) -> Traced:
     """Reads ``function(variables, *inputs, **kwargs)``; shapes and dtypes of arrays suffice."""
     given = split((inputs, kwargs))
@@ -67,6 +75,7 @@ def trace(
     specs = jax.tree.map(spec_of, (variables, given.arrays))
     closed, shapes = jax.make_jaxpr(plain, return_shape=True)(*specs)
     names = list(trees.flatten(variables))
+    updated = next_variables(updates, shapes, variables)
     arrays = empty()
     refs = []
     for name, aval in itertools.zip_longest(names, closed.in_avals):
@@ -78,10 +87,13 @@ def trace(
             origins = [frozenset({(name, axis)}) for axis in axes]
             refs.append(add(arrays, aval, origins, varies=False))
     program = read(arrays, closed.jaxpr, closed.consts, refs)
-    for output in program.outputs:
-        fix(arrays, output, "it is an axis of the result")
+    for number, output in enumerate(program.outputs):
+        if number in updated:
+            tie_axes(arrays, refs[updated[number]], output)
+        else:
+            fix(arrays, output, "it is an axis of the result")
     key = key_of(variables, given)
-    return Traced(program, arrays, names, jax.tree.structure(shapes), key)
+    return Traced(program, arrays, names, jax.tree.structure(shapes), key, updated)
 
 
 def read(arrays: Arrays, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[int]) -> Program:

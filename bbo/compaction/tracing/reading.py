@@ -1,14 +1,21 @@
 """Which arrays a program needs for what it gives."""
 
+from collections.abc import Collection
+
 from bbo.compaction.tracing.arrays import Program, Step
 from bbo.compaction.tracing.custom import CUSTOM
 
 UNREAD = "the function does not read it"
 
 
-def arrays_read(program: Program) -> set[int]:
-    """The numbers of all arrays on which the outputs of a program depend."""
-    needed = set(program.outputs)
+def arrays_read(program: Program, without: Collection[int] = ()) -> set[int]:
+    """The numbers of all arrays on which the outputs of a program depend.
+
+    Args:
+      program: reads them.
+      without: the numbers of outputs that are left out.
+    """
+    needed = {ref for number, ref in enumerate(program.outputs) if number not in without}
     for step in reversed(program.steps):
         if not needed.isdisjoint(step.results):
             needed |= _operands_read(step)

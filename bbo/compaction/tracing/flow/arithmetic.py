@@ -80,6 +80,20 @@ def reduction(reason: str = "") -> Callable[[Call], Flow]:
     return rule
 
 
+def over_devices(call: Call) -> Flow:
+    """Axes of arrays that ``jax.vmap`` named vanish in sums over them; all others pass."""
+    gone = {axis for axis in call.params["axes"] if isinstance(axis, int)}
+    ties, sums = [], []
+    for number, (shape, new) in enumerate(zip(call.operands, call.results, strict=True)):
+        kept = [axis for axis in range(len(shape)) if axis not in gone]
+        ties += [
+            Tie(Place(number, out), Place(number, axis), all_of(new[out]))
+            for out, axis in enumerate(kept)
+        ]
+        sums += [(Place(number, axis),) for axis in gone]
+    return Flow(ties, sums=sums)
+
+
 def dot_general(call: Call) -> Flow:
     """Batch axes first, then those of the left that are not summed over, then of the right."""
     (contract_left, contract_right), (batch_left, batch_right) = call.params["dimension_numbers"]

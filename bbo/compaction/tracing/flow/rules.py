@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from bbo.compaction.tracing.flow import arithmetic, lookups, shapes
+from bbo.compaction.tracing.flow.draws import DRAWN, DRAWS
 from bbo.compaction.tracing.flow.positions import Call, Flow, Place, length, unknown
 
 ELEMENTWISE = (
@@ -36,6 +37,8 @@ RULES: dict[str, Callable[[Call], Flow]] = {
     },
     **{name: arithmetic.reduction(f"{name} is taken over it") for name in ("argmax", "argmin")},
     "reduce_sum": arithmetic.reduction(),
+    **DRAWS,
+    "psum": arithmetic.over_devices,
     "sort": arithmetic.along("dimension", "it is sorted"),
     "top_k": arithmetic.along("axis", "the largest along it are taken"),
     "bitcast_convert_type": arithmetic.bitcast,
@@ -59,7 +62,7 @@ RULES: dict[str, Callable[[Call], Flow]] = {
 }
 
 
-RESIZABLE = frozenset(("broadcast_in_dim", "iota", "pad", "reshape"))
+RESIZABLE = frozenset(("broadcast_in_dim", "iota", "pad", "reshape", *DRAWN))
 """Primitives that can be told to make fewer new positions (``reshape`` fixes those it must)."""
 
 
