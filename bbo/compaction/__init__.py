@@ -4,6 +4,8 @@ from bbo.compaction.channels import Channels, Cut, Group, cut_of, find_channels
 from bbo.compaction.cost import count_macs
 from bbo.compaction.kernels import Kernel, find_kernels
 from bbo.compaction.removal import Compact, compact, dead_channels, shares_left, smaller
+from bbo.compaction.report import Report
+from bbo.compaction.staying import Staying
 
 __all__ = [
     "Channels",
@@ -11,6 +13,8 @@ __all__ = [
     "Cut",
     "Group",
     "Kernel",
+    "Report",
+    "Staying",
     "compact",
     "count_macs",
     "cut_of",

@@ -5,7 +5,7 @@ computed from them, are not taken for zero where they are multiplied by zero, se
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,30 +28,35 @@ PRODUCTS = frozenset(("mul", "and", "dot_general", "conv_general_dilated"))
 STRUCTURAL = frozenset(
     "broadcast_in_dim transpose squeeze reshape concatenate split stack slice tile rev "
     "dynamic_slice reduce_sum reduce_max reduce_min reduce_window_sum reduce_window_max "
-    "reduce_window_min cumsum cummax cummin cumprod copy copy_p optimization_barrier".split()
+    "reduce_window_min psum cumsum cummax cummin cumprod copy copy_p optimization_barrier".split()
 )
 """Zero where all that goes in is, at the positions of which it says that they go there."""
 VALUE_KEPT = frozenset("broadcast_in_dim reshape squeeze convert_element_type copy".split())
 """A single number stays that number."""
 
 
-def summed_channels(found: Channels, variables: PyTree) -> np.ndarray:
-    """Of each channel: whether something is summed over it that may not be zero.
+class Followed(NamedTuple):
+    """What is known of a program with these parameters, whatever its inputs are."""
 
-    If not, nothing changes when it is removed.
+    summed: np.ndarray
+    """bool, by label: whether something is summed over a channel that may not be zero. If not,
+    nothing changes when it is removed."""
+    zeros: dict[int, Zeros]
+    """Where each array is zero."""
+
+
+def follow(found: Channels, variables: PyTree) -> Followed:
+    """Follows zeros through a function.
 
     Args:
-      found: the channels of a function.
-      variables: its parameters.
-
-    Returns:
-      bool, by the labels of ``found``.
+      found: the channels of the function.
+      variables: its concrete parameters.
     """
     leaves = trees.flatten(variables).values()
     zeros = {ref: _zeros_of(leaf) for ref, leaf in enumerate(leaves)}
-    summed = np.zeros(int(found.labels.max(initial=0)) + 1, bool)
-    _follow(found, finite(found, variables), found.traced.program, zeros, summed)
-    return summed
+    followed = Followed(np.zeros(int(found.labels.max(initial=0)) + 1, bool), {})
+    _follow(found, finite(found, variables), found.traced.program, zeros, followed)
+    return followed
 
 
 def _zeros_of(value: Any) -> Zeros:
@@ -72,7 +77,7 @@ def _nowhere(aval: Any) -> Zeros:
 
 
 def _follow(
-    found: Channels, facts: Finite, program: Program, zeros: dict[int, Zeros], summed: np.ndarray
+    found: Channels, facts: Finite, program: Program, zeros: dict[int, Zeros], followed: Followed
 ) -> list[Zeros]:
     """Follows zeros through a program, and marks channels over which something else is summed.
 
@@ -100,11 +105,11 @@ def _follow(
                 [facts.of(ref).axes[axis] for ref, axis in factors],
             )
             nodes = arrays.nodes[factors[0][0]][factors[0][1]]
-            summed[found.labels[nodes[~is_zero]]] = True
+            followed.summed[found.labels[nodes[~is_zero]]] = True
         given = [of(ref) for ref in step.operands]
         facts.enter(step)
         leaving = [
-            _follow(found, facts, inner, dict(zip(inner.inputs, entering, strict=False)), summed)
+            _follow(found, facts, inner, dict(zip(inner.inputs, entering, strict=False)), followed)
             for inner, entering in zip(step.inner, _entering(step, given), strict=True)
         ]
         if step.primitive.name in VALUE_KEPT and step.operands[0] in numbers:
@@ -119,7 +124,9 @@ def _follow(
                 result = _result(facts, step, number, given, known)
                 zeros[ref] = tuple(map(np.ones_like, result)) if is_zero else result
         facts.follow(step, _singular(facts, step, given, known))
-    return [of(ref) for ref in program.outputs]
+    results = [of(ref) for ref in program.outputs]
+    followed.zeros.update(zeros)
+    return results
 
 
 def _entering(step: Step, given: Sequence[Zeros]) -> list[list[Zeros]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from bbo.compaction.channels import Channels, Group, groups_in, labels_of
-from bbo.compaction.dead import summed_channels
+from bbo.compaction.dead import follow
 from bbo.compaction.kernels import Kernel, find_kernels
 from bbo.compaction.tracing.arrays import Member, Program
 from bbo.compaction.tracing.flow.positions import shape_of
@@ -74,7 +74,7 @@ def _dead(found: Channels, zero: Sequence[frozenset[Member]]) -> list[bool]:
             index = group.members[name, axis][1::2].ravel()
             leaves[name][(slice(None),) * axis + (index,)] = 0
     # A list, which has its leaves in this order.
-    summed = summed_channels(found, list(leaves.values()))
+    summed = follow(found, list(leaves.values())).summed
     return [
         bool(members) and _can_go(group) and not summed[labels_of(found, group)[1::2]].any()
         for group, members in zip(found.groups, zero, strict=True)

@@ -16,10 +16,12 @@ from jax.core import Tracer
 
 from bbo import trees
 from bbo.compaction.channels import Channels, Cut, check_cut, cut_of, find_channels, labels_of
-from bbo.compaction.dead import summed_channels
+from bbo.compaction.dead import follow
 from bbo.compaction.derivatives import without_rules
 from bbo.compaction.replay import smaller_function
+from bbo.compaction.report import Report, report_of
 from bbo.compaction.sizes import sizes_of
+from bbo.compaction.tracing.updates import Updates
 from bbo.types import Array, PyTree, UsageError
 
 
@@ -36,6 +38,8 @@ class Compact(NamedTuple):
     another program, in which what is removed is not dead. For that it holds on to the variables.
     """
     cut: Cut
+    report: Report
+    """Why zero channels stay, and what is still as wide as it was; ``print`` it."""
     inlined: tuple[str, ...] = ()
     """Functions with a ``jax.custom_jvp`` or ``jax.custom_vjp`` that cannot be done with fewer
     channels: they are the same, but their derivatives are those of their programs."""
@@ -46,6 +50,7 @@ def compact(
     variables: PyTree,
     *inputs: PyTree,
     removed: Cut | None = None,
+    updates: Updates | None = None,
     **kwargs: PyTree,
 ) -> Compact:
     """Removes the dead channels of ``function(variables, *inputs, **kwargs)``.
@@ -57,12 +62,17 @@ def compact(
       variables: concrete arrays.
       *inputs: examples; ``jax.ShapeDtypeStruct`` will do. What is no array, as ``True`` or a name,
         is passed on as it is.
-      removed: what to remove instead, be it dead or alive, see ``channels.cut_of``. A function
-        with a keyword of that name has to be wrapped.
+      removed: what to remove instead, be it dead or alive, see ``channels.cut_of``. The cut of one
+        function of the variables, of a network at test, is that of another, of its training.
+      updates: picks from the result what are the next values of variables, see
+        ``channels.find_channels``; they have the sizes that are left. A function with keywords of
+        these names, ``removed`` or ``updates``, has to be wrapped.
       **kwargs: more inputs, as ``train=False``.
 
     Raises:
-      UsageError: ``removed`` is not one of whole channels that can be removed.
+      UsageError: ``removed`` is not one of whole channels that can be removed; what ``updates``
+        picks has not the names and shapes of variables; the variables are traced, and ``removed``
+        is not given.
 
     Examples:
       >>> weights = {"in": jnp.array([[1.0, 0.0], [2.0, 0.0]]), "out": jnp.ones((2, 3))}
@@ -71,9 +81,21 @@ def compact(
       {'in': (2, 1), 'out': (1, 3)}
       >>> small.function(small.variables, jnp.ones(2)).tolist()
       [3.0, 3.0, 3.0]
+      >>> print(small.report)
+      Channels that are zero and stay: none
     """
-    found = find_channels(function, variables, *inputs, **kwargs)
-    cut = dead_channels(found, variables) if removed is None else removed
+    found = find_channels(function, variables, *inputs, updates=updates, **kwargs)
+    is_traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(variables))
+    followed = None if is_traced else follow(found, variables)
+    if removed is not None:
+        cut = removed
+    elif followed is not None:
+        cut = _dead(found, followed.summed)
+    else:
+        raise UsageError(
+            "the variables are traced, and which channels are dead is told from their values; "
+            "call compact outside of jax.jit, or give removed="
+        )
     check_cut(found, cut)
     inlined = without_rules(sizes_of(found, cut))
     if inlined:
@@ -91,8 +113,9 @@ def compact(
                 "example of these shapes"
             ) from None
 
-    small = smaller_function(function, found, cut, check=check)
-    return Compact(smaller(variables, cut), small, cut, inlined)
+    small = smaller_function(function, found, cut, check=check, updates=updates)
+    report = report_of(found, followed, cut)
+    return Compact(smaller(variables, cut), small, cut, report, inlined)
 
 
 def _check_dead(found: Channels, variables: PyTree, cut: Cut) -> None:
@@ -101,7 +124,7 @@ def _check_dead(found: Channels, variables: PyTree, cut: Cut) -> None:
     Raises:
       UsageError: something in the cut is not dead.
     """
-    removed = sizes_of(found, cut).removed & summed_channels(found, variables)
+    removed = sizes_of(found, cut).removed & follow(found, variables).summed
     alive = [group.name for group in found.groups if removed[labels_of(found, group)].any()]
     if alive:
         raise UsageError(f"channels of {', '.join(alive)} are not dead here")
@@ -116,7 +139,10 @@ def dead_channels(found: Channels, variables: PyTree) -> Cut:
       found: the channels of the function.
       variables: its concrete parameters.
     """
-    summed = summed_channels(found, variables)
+    return _dead(found, follow(found, variables).summed)
+
+
+def _dead(found: Channels, summed: np.ndarray) -> Cut:
     dead = []
     for group in found.removable:
         units = ~summed[labels_of(found, group)]

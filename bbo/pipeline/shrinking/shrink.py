@@ -11,6 +11,7 @@ from flax import linen as nn
 
 from bbo import compaction, pruning
 from bbo.compaction.channels import Channels, Cut
+from bbo.compaction.staying import Staying
 from bbo.compaction.timing import Timed, jax_call
 from bbo.data.augmentation import normalize
 from bbo.models.create import kept_channels
@@ -19,7 +20,7 @@ from bbo.pipeline.curve import curve_tools, find_channels
 from bbo.pipeline.prunable import prunable
 from bbo.pipeline.run import Run, accuracy_on, set_up
 from bbo.pipeline.shrinking.goal import Goal, out_of_reach, share_of_time, sparsities_for
-from bbo.pipeline.shrinking.unremovable import Staying, staying_filters, zero_filters
+from bbo.pipeline.shrinking.unremovable import staying_filters, zero_filters
 from bbo.settings.config import ExperimentConfig, override
 from bbo.training import preemption
 from bbo.training.devices import replicate
@@ -117,7 +118,7 @@ def _removed(
     selected = pruning.eligible(variables["params"], prunable(run.config, "filter"))
     stay = [
         *staying_filters(groups, variables["params"], selected),
-        *zero_filters(groups, masked["params"], cut),
+        *zero_filters(found, masked, cut),
     ]
     return Shrunk(model, small, masked, cut, sparsity, left, difference, stay)
 

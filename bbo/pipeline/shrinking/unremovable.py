@@ -1,29 +1,18 @@
 """Which filters of a network cannot be removed, and why."""
 
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from bbo import pruning, trees
-from bbo.compaction.channels import Cut, Group
-from bbo.types import Params
+from bbo.compaction.channels import Channels, Cut, Group
+from bbo.compaction.dead import follow
+from bbo.compaction.staying import OTHERS, Staying, lines_of, staying_channels
+from bbo.types import Params, PyTree
 
 NOT_SELECTED = "prune_on does not match the kernel"
-SHARED = "zero, but other layers put out the same channels; scope 'group' prunes them together"
-ALIVE = "zero, but what follows them is not, or no other is left"
-
-
-class Staying(NamedTuple):
-    """Filters of a kernel that cannot be removed."""
-
-    kernel: str
-    filters: int
-    """How many."""
-    of: int
-    """How many the kernel has."""
-    reason: str
+TOGETHER = "; scope 'group' prunes them together"
 
 
 def staying_filters(
@@ -71,27 +60,32 @@ def _not_pruned(group: Group, name: str, params: Params, selected: Collection[st
     return f"{', '.join(others)} put them out too, and stay whole" if others else ""
 
 
-def zero_filters(groups: Sequence[Group], params: Params, cut: Cut) -> list[Staying]:
-    """Filters that are zero, and were not removed all the same.
+def zero_filters(found: Channels, variables: PyTree, cut: Cut) -> list[Staying]:
+    """Filters of convolutions that are zero, and were not removed all the same.
+
+    Without those that nothing could remove: of these ``staying_filters`` tells.
 
     Args:
-      groups: see ``staying_filters``.
-      params: of the pruned network, concrete.
-      cut: what was removed, from ``{"params": params, ...}``.
+      found: the channels of the network.
+      variables: of the pruned network, concrete.
+      cut: what was removed of them.
     """
+    leaves, groups = trees.flatten(variables["params"]), found.within("params").groups
+    fixed = {group.fixed for group in groups}
     shared = {
-        name for group in groups if len(kernels := _kernels(group, params)) > 1 for name in kernels
+        name
+        for group in groups
+        if len(kernels := _kernels(group, variables["params"])) > 1
+        for name in kernels
     }
-    found = []
-    for name, leaf in trees.flatten(params).items():
-        if not pruning.convolutions(name, leaf):
-            continue
-        zero = (np.asarray(leaf) == 0).all(axis=tuple(range(leaf.ndim - 1)))
-        zero[cut.get((f"params/{name}", leaf.ndim - 1), [])] = False
-        if zero.any():
-            reason = SHARED if name in shared else ALIVE
-            found.append(Staying(name, int(zero.sum()), len(zero), reason))
-    return found
+    stay = []
+    for line in staying_channels(found, follow(found, variables), cut):
+        name, reason = line.name.removeprefix("params/"), line.reason
+        is_filter = name in leaves and pruning.convolutions(name, leaves[name])
+        if is_filter and reason not in fixed:
+            is_shared = name in shared and reason.startswith(OTHERS)
+            stay.append(line._replace(name=name, reason=reason + TOGETHER * is_shared))
+    return stay
 
 
 def staying_text(found: Sequence[Staying]) -> str:
@@ -104,9 +98,5 @@ def staying_text(found: Sequence[Staying]) -> str:
     >>> print(staying_text([]))
     Filters that cannot be removed: none
     """
-    reasons: dict[str, list[str]] = {}
-    for name, filters, of, reason in found:
-        count = f"{filters}" if filters == of else f"{filters} of {of}"
-        reasons.setdefault(reason, []).append(f"{name} ({count})")
-    lines = [f"\n  {reason}: {', '.join(kernels)}" for reason, kernels in reasons.items()]
+    lines = [f"\n  {line}" for line in lines_of(found)]
     return f"Filters that cannot be removed:{''.join(lines) or ' none'}"

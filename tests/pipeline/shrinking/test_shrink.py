@@ -6,11 +6,12 @@ import pytest
 import shrunken
 
 from bbo.compaction import cost
+from bbo.compaction.staying import Staying
 from bbo.compaction.timing import Timed
 from bbo.models.create import kept_channels
 from bbo.pipeline.shrinking import shrink as shrinking
 from bbo.pipeline.shrinking.goal import STEPS, Goal
-from bbo.pipeline.shrinking.unremovable import NOT_SELECTED, Staying
+from bbo.pipeline.shrinking.unremovable import NOT_SELECTED
 from bbo.types import UsageError
 
 pytestmark = pytest.mark.slow

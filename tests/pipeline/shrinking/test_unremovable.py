@@ -1,5 +1,7 @@
 """What cannot be removed of networks, and why."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import networks
@@ -8,11 +10,10 @@ import pytest
 
 from bbo import pruning, trees
 from bbo.compaction import channels
+from bbo.compaction.staying import ALIVE, OTHERS, Staying
 from bbo.pipeline.shrinking.unremovable import (
-    ALIVE,
     NOT_SELECTED,
-    SHARED,
-    Staying,
+    TOGETHER,
     staying_filters,
     staying_text,
     zero_filters,
@@ -84,20 +85,22 @@ def test_of_a_kernel_some_filters_can_be_fixed():
     (stem,) = [
         found
         for found in staying_filters(groups, VARIABLES["params"], KERNELS)
-        if found.kernel == "stem/kernel"
+        if found.name == "stem/kernel"
     ]
-    assert (stem.filters, stem.of) == (3, 6) and "sort" in stem.reason
+    assert (stem.channels, stem.of) == (3, 6) and "sort" in stem.reason
 
 
 def test_filters_that_are_zero_and_still_there():
     params = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), VARIABLES["params"])
     params["a"]["kernel"][..., :2] = 0
     params["b"]["kernel"][..., 1] = 0
-    cut = {("params/a/kernel", 3): np.array([0])}
+    params["out"]["kernel"][..., 0] = 0  # the result stays whatever is zero
     assert trees.names(params) == sorted(KERNELS)
-    assert zero_filters(GROUPS, params, cut) == [
-        Staying("a/kernel", 1, 5, ALIVE),
-        Staying("b/kernel", 1, 6, SHARED),
+    function = functools.partial(network, follow=jnp.cos)
+    found = channels.find_channels(function, VARIABLES, IMAGE)
+    assert sorted(zero_filters(found, {"params": params}, {})) == [
+        Staying("a/kernel", 2, 5, f"{ALIVE}: cos makes of zero what is not"),
+        Staying("b/kernel", 1, 6, f"{OTHERS} (params/stem/kernel){TOGETHER}"),
     ]
 
 
