@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from bbo import trees
+from bbo.compaction.derivatives import bind
 from bbo.compaction.tracing.arrays import Step
 from bbo.compaction.tracing.program import Traced, trace
 from bbo.pruning.recovery.kernels import Kernel, find_kernels, live_steps
@@ -207,7 +208,7 @@ def _mended(read: _Read, dense: PyTree, pruned: PyTree, images: PyTree, mend: Me
 
 
 def _run(step: Step, values: Values) -> Values:
-    results = step.primitive.bind(*(values[ref] for ref in step.operands), **step.params)
+    results = bind(step, [values[ref] for ref in step.operands])
     return dict(
         zip(step.results, results if step.primitive.multiple_results else [results], strict=True)
     )

@@ -279,3 +279,19 @@ def test_biases_give_back_the_mean_of_every_layer():
     np.testing.assert_allclose(network(mended, x).mean(0), network(dense, x).mean(0), rtol=1e-10)
     with pytest.raises(UsageError, match="behind no kernel is a bias"):
         recovery.correct_function(lambda w, x: x @ w["a"], dense, pruned, x)
+
+
+@jax.custom_vjp
+def own_derivative(w, x):
+    return jnp.tanh(x @ w)
+
+
+own_derivative.defvjp(lambda w, x: (own_derivative(w, x), ()), lambda kept, g: (g, g))
+
+
+def test_kernels_within_a_function_with_its_own_derivative_are_fitted():
+    x, w = draw(9, 5), draw(5, 4)
+    found = refit_function(lambda w, x: jax.nn.relu(own_derivative(w, x)), w, holed(w), x)
+    expected = refit_function(lambda w, x: jnp.tanh(x @ w), w, holed(w), x)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert (found != holed(w)).any()
