@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from bbo.compaction.channels import Channels, Cut, labels_of
 from bbo.compaction.sizes import sizes_of
@@ -70,7 +71,9 @@ def divisor_notes(found: Channels, cut: Cut) -> list[str]:
     numbers = {
         ref: float(value)
         for ref, value in found.traced.arrays.constants.items()
-        if not np.shape(value) and jnp.issubdtype(jnp.result_type(value), np.number)
+        if not np.shape(value)
+        and not isinstance(value, Tracer)
+        and jnp.issubdtype(jnp.result_type(value), np.number)
     }
     read = _Read(found, removed, numbers, {}, {}, {}, [])
     if removed:

@@ -76,6 +76,15 @@ def test_nothing_removed_nothing_said(name):
     assert notes(NOTED[name][0], ()) == []
 
 
+def test_a_number_that_is_being_traced_is_not_known():
+    def left(scale):
+        said = notes(with_mean(lambda h: h.sum(1, keepdims=True) * scale))
+        assert said == []
+        return scale
+
+    assert float(jax.jit(left)(jnp.float32(0.125))) == 0.125
+
+
 def test_channels_in_groups_go_as_they_are():
     def operation(w, h):
         groups = h.reshape(5, 2, 4)
