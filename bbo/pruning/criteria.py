@@ -109,13 +109,13 @@ def geometric_median(unit: Unit) -> Array:
     """Sum of the distances from each filter to all others (He et al. 2019, arXiv 1811.00250)."""
     if unit.weights.ndim == 1:
         return l2(unit)
-    filters = unit.weights.reshape(-1, unit.weights.shape[-1])
-    # Of the difference from their mean: what filters share would drown what sets them apart.
-    filters = filters - jnp.mean(filters, axis=-1, keepdims=True)
-    squares = jnp.sum(jnp.square(filters), axis=0)
-    products = jnp.matmul(filters.T, filters, precision="highest")
-    apart = squares[:, None] + squares[None, :] - 2 * products
-    return jnp.sum(jnp.sqrt(jnp.maximum(apart, 0)), axis=0)
+    filters = unit.weights.reshape(-1, unit.weights.shape[-1]).T
+
+    def far(one: Array) -> Array:
+        # Of differences: squares and products cancel where filters are close, or are equal.
+        return jnp.sum(jnp.sqrt(jnp.sum(jnp.square(filters - one), axis=1)))
+
+    return jax.lax.map(far, filters)
 
 
 def random(unit: Unit) -> Array:

@@ -17,5 +17,12 @@ def test_filters_that_hardly_differ_are_ranked_by_what_sets_them_apart(spread):
     options = {"criterion": "geometric_median", "granularity": "filter"}
     found = pruning.scores({"kernel": jnp.asarray(kernel)}, **options)["kernel"]
     wanted = cdist(rows, rows).sum(0)
-    np.testing.assert_allclose(found, wanted, rtol=2e-3)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
     assert set(np.argsort(found)[:16]) == set(np.argsort(wanted)[:16])
+
+
+def test_equal_filters_are_no_distance_apart():
+    one = np.random.default_rng(0).normal(size=(3, 3, 8, 1)).astype(np.float32)
+    options = {"criterion": "geometric_median", "granularity": "filter"}
+    found = pruning.scores({"kernel": jnp.asarray(one).repeat(4, axis=-1)}, **options)["kernel"]
+    np.testing.assert_array_equal(found, np.zeros(4))
