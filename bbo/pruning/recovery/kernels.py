@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bbo.compaction.tracing.arrays import Program, Step
+from bbo.compaction.tracing.custom import plain_steps
 from bbo.compaction.tracing.flow.positions import shape_of
 from bbo.compaction.tracing.program import Traced
 from bbo.pruning.recovery.layouts import is_layout, lean, moved, summed
@@ -97,9 +98,9 @@ def find_kernels(traced: Traced) -> tuple[dict[int, Kernel], dict[str, str]]:
 
 
 def live_steps(program: Program) -> list[Step]:
-    """The steps that the outputs depend on."""
+    """The steps that the outputs depend on; of functions with derivatives of their own, theirs."""
     needed, kept = set(program.outputs), []
-    for step in reversed(program.steps):
+    for step in reversed(list(plain_steps(program.steps))):
         if needed.intersection(step.results):
             needed.update(step.operands)
             kept.append(step)
