@@ -104,6 +104,10 @@ def test_channels_of_any_function_are_removed(run, capsys):
     shapes = "{'first': (2, 2), 'second': (2, 2)}"
     assert shown[0] == shown[-1] == shapes
     assert "first 3 [('first', 1), ('second', 0)]" in shown
+    assert (names["halved"] == 5 + 6 + 7 + 8).all()
+    kept = names["shrunk"].variables["first"]
+    np.testing.assert_array_equal(kept, (np.eye(8) * np.arange(1, 9))[:, 4:])
+    assert any(line.startswith("left: 50.0% of the multiply-adds") for line in shown)
     page = documents.text_of(documents.ROOT / "docs/smaller-networks.md")
     assert page.count(f"# {shapes}") == 2
 
