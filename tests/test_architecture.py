@@ -63,6 +63,7 @@ EDGES = {
 
 def test_imports_go_down():
     floor_of = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+    floor_of["bbo"] = floor_of["bbo.pipeline"]  # its face shows what lies below
     wrong = [
         f"{module} imports {name}"
         for module, names in EDGES.items()
