@@ -1,5 +1,8 @@
 """The digits of scikit-learn, for the examples beside this file."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,3 +39,10 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 def accuracy(logits: jax.Array, labels: jax.Array) -> str:
     """In percent."""
     return f"{jnp.mean(logits.argmax(-1) == labels):.1%}"
+
+
+def loop(step: Callable[..., Any], variables: Any, state: Any, batches: Sequence[Images]) -> Any:
+    """The variables after ``step(variables, state, batch, key)`` of each batch."""
+    for number, batch in enumerate(batches):
+        variables, state = step(variables, state, batch, jax.random.key(number))
+    return variables

@@ -1,10 +1,7 @@
 """A Linen network with BatchNorm: trained with noise, shrunk, mended, trained further, exported.
 
-python -m experiments.examples.linen small.stablehlo
+python -m experiments.examples linen small.stablehlo
 """
-
-import pathlib
-import sys
 
 import jax
 import optax
@@ -15,6 +12,8 @@ from bbo import compaction, noise
 from bbo.compaction.export import write_stablehlo
 from bbo.pruning import recovery
 from experiments.examples import digits
+
+SGD, SLOW = optax.sgd(0.1, momentum=0.9), optax.sgd(0.01, momentum=0.9)
 
 
 class Network(nn.Module):
@@ -29,9 +28,8 @@ class Network(nn.Module):
         return nn.Dense(10)(x.mean((1, 2)))
 
 
-def train(function, variables, regulariser, batches, rate):
+def train(function, variables, regulariser, batches, tx):
     """By ``function(variables, images) -> logits, new statistics``, with noise on the weights."""
-    tx = optax.sgd(optax.cosine_decay_schedule(rate, len(batches)), momentum=0.9)
 
     @jax.jit
     def step(variables, state, batch, rng):
@@ -44,14 +42,11 @@ def train(function, variables, regulariser, batches, rate):
         updates, state = tx.update(slopes, state)
         return {"params": optax.apply_updates(variables["params"], updates), **new}, state
 
-    state = tx.init(variables["params"])
-    for number, batch in enumerate(batches):
-        variables, state = step(variables, state, batch, jax.random.key(number))
-    return variables
+    return digits.loop(step, variables, tx.init(variables["params"]), batches)
 
 
 def main(path):
-    """The whole way; prints what comes of it."""
+    """The whole way, with what comes of it."""
     data, (images, labels) = digits.load()
     network = Network()
 
@@ -61,30 +56,21 @@ def main(path):
     variables = network.init(jax.random.key(0), images)
     channels = compaction.find_channels(network.apply, variables, images).within("params")
     regulariser = noise.batch_bridgeout(rate=0.15, q=1.0, target_unit="filter", channels=channels)
-    variables = train(training, variables, regulariser, digits.batches(data, epochs=12), 0.1)
+    variables = train(training, variables, regulariser, digits.batches(data, epochs=12), SGD)
     print("trained:", digits.accuracy(network.apply(variables, images), labels))
 
     statistics = jax.jit(lambda variables, x: training(variables, x)[1])
-    some = [data[0][:512], data[0][512:1024]]
 
-    small = bbo.shrink(
-        network.apply,
-        variables,
-        images,
-        keep=0.5,
-        recover=lambda _, pruned: recovery.reestimate(statistics, pruned, some),
-    )
+    def mend(_, pruned):
+        return recovery.reestimate(statistics, pruned, [data[0][:512], data[0][512:1024]])
+
+    small = bbo.shrink(network.apply, variables, images, keep=0.5, recover=mend)
     print(small.report)
     print("small:", digits.accuracy(small.function(small.variables, images), labels))
 
     cut = {"removed": small.cut, "updates": lambda result: result[1]}
     again = compaction.compact(training, small.masked, data[0][:64], **cut)
     batches = digits.batches(data, epochs=3)
-    tuned = train(again.function, small.variables, noise.none(), batches, 0.02)
+    tuned = train(again.function, small.variables, noise.none(), batches, SLOW)
     print("trained further:", digits.accuracy(small.function(tuned, images), labels))
-    check = write_stablehlo(path, small.function, tuned, images)
-    print(f"{check.path}: {check.bytes} bytes, run by {check.runtime}")
-
-
-if __name__ == "__main__":
-    main(pathlib.Path(sys.argv[1]))
+    print(write_stablehlo(path, small.function, tuned, images))
