@@ -9,13 +9,16 @@ it. All are found by following positions through the primitives of the function,
 import collections
 import functools
 from collections.abc import Callable, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
 from bbo.compaction.tracing.arrays import Arrays, Member
-from bbo.compaction.tracing.program import Traced, trace
+from bbo.compaction.tracing.flow.positions import Choices
+from bbo.compaction.tracing.program import Traced, reader
 from bbo.compaction.tracing.reading import UNREAD, arrays_read
+from bbo.compaction.tracing.splits import check_range, check_used, stuck
 from bbo.compaction.tracing.updates import Updates
 from bbo.types import PyTree, UsageError
 
@@ -104,6 +107,7 @@ def find_channels(
     variables: PyTree,
     *inputs: PyTree,
     updates: Updates | None = None,
+    parts: Choices = MappingProxyType({}),
     **kwargs: PyTree,
 ) -> Channels:
     """Finds the channels of ``function(variables, *inputs, **kwargs)``.
@@ -117,10 +121,14 @@ def find_channels(
         result[1]`` for a function that gives ``(logits, {"batch_stats": ...})`` of variables with
         ``batch_stats``. Their channels are those of the variables, and can be removed; all other
         results keep their shapes.
+      parts: where an axis of channels is split into several, which of these has them, by their
+        sizes: ``{(2, 4): 1}`` for the 4 numbers of 2 heads, each removed from both. Of those not
+        named it is the first, or another where else nothing could be removed.
       **kwargs: likewise, as ``train=False``.
 
     Raises:
-      UsageError: what ``updates`` picks has not the names and shapes of variables.
+      UsageError: what ``updates`` picks has not the names and shapes of variables; nothing is split
+        into ``parts``, or not into so many.
 
     >>> import jax.numpy as jnp
     >>> weights = {"in": jnp.ones((3, 8)), "out": jnp.ones((8, 2))}
@@ -131,9 +139,43 @@ def find_channels(
     in 8 can be removed
     out 2 it is an axis of the result
     """
-    traced = trace(function, variables, *inputs, updates=updates, **kwargs)
-    labels = components(traced.arrays)
-    return Channels(groups_in(traced, labels), traced, labels)
+    read = reader(function, variables, *inputs, updates=updates, **kwargs)
+
+    def found(choices: Choices) -> Channels:
+        traced = read(choices)
+        labels = components(traced.arrays)
+        return Channels(groups_in(traced, labels), traced, labels)
+
+    return _best(found, parts)
+
+
+def _best(find: Callable[[Choices], Channels], parts: Choices) -> Channels:
+    """The channels by those choices that leave most free; splits of the same sizes choose alike.
+
+    A dense layer may put out heads, of several numbers each, where the first axis is the one of
+    channels, or an image, where it is the last: others are tried where nothing can be removed of
+    what was split. Of choices that leave as much, the one that concerns the fewest splits.
+    """
+    check_range(parts)
+    choices = dict(parts)
+    found, tried = find(choices), set(parts)
+    check_used(parts, found.traced.program)
+    while True:
+        splits = stuck(found.traced.program, found.traced.arrays, found.labels)
+        untried = sorted(set(splits) - tried, key=lambda sizes: (splits[sizes], sizes))
+        others = [choices | {sizes: axis} for sizes in untried for axis in range(1, len(sizes))]
+        candidates = [found, *map(find, others)]
+        best = max(range(len(candidates)), key=lambda i: _free(candidates[i]))
+        if not best:
+            return found
+        tried |= set(others[best - 1])
+        found, choices = candidates[best], others[best - 1]
+
+
+def _free(found: Channels) -> int:
+    """How many positions of parameters are those of channels that can be removed."""
+    groups = [group for group in found.removable if group.size > 1]  # one channel has to stay
+    return sum(positions.size for group in groups for positions in group.members.values())
 
 
 def components(arrays: Arrays) -> np.ndarray:

@@ -95,6 +95,14 @@ class Finite(NamedTuple):
                 risk, rank = self.of(there), len(self.arrays.nodes[here])
                 self.risks[here] = Risk(risk.anywhere, risk.axes[len(risk.axes) - rank :])
 
+    def widen(self, ref: int, other: int) -> bool:
+        """Takes an array to be as risky as another as well; whether that is new."""
+        one, more = self.of(ref), self.of(other)
+        axes = tuple(map(np.logical_or, one.axes, more.axes))
+        self.risks[ref] = Risk(one.anywhere or more.anywhere, axes)
+        is_same = all(map(np.array_equal, axes, one.axes))
+        return not is_same or (more.anywhere and not one.anywhere)
+
     def follow(self, step: Step, singular: Sequence[np.ndarray]) -> None:
         """What a step gives.
 

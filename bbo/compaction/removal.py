@@ -7,6 +7,7 @@ changes nothing; the program is done again with the sizes that are left.
 
 import logging
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -21,6 +22,7 @@ from bbo.compaction.derivatives import without_rules
 from bbo.compaction.replay import smaller_function
 from bbo.compaction.report import Report, report_of
 from bbo.compaction.sizes import sizes_of
+from bbo.compaction.tracing.flow.positions import Choices
 from bbo.compaction.tracing.updates import Updates
 from bbo.types import Array, PyTree, UsageError
 
@@ -51,11 +53,13 @@ def compact(
     *inputs: PyTree,
     removed: Cut | None = None,
     updates: Updates | None = None,
+    parts: Choices = MappingProxyType({}),
     **kwargs: PyTree,
 ) -> Compact:
     """Removes the dead channels of ``function(variables, *inputs, **kwargs)``.
 
-    Inputs, and what is computed from them, are taken as finite.
+    Inputs, and what is computed from them, are taken as finite, and places that are looked up by
+    inputs, as rows of an embedding, as being there.
 
     Args:
       function: any function that jax can trace.
@@ -65,8 +69,10 @@ def compact(
       removed: what to remove instead, be it dead or alive, see ``channels.cut_of``. The cut of one
         function of the variables, of a network at test, is that of another, of its training.
       updates: picks from the result what are the next values of variables, see
-        ``channels.find_channels``; they have the sizes that are left. A function with keywords of
-        these names, ``removed`` or ``updates``, has to be wrapped.
+        ``channels.find_channels``; they have the sizes that are left.
+      parts: see ``channels.find_channels``. Heads and numbers within them go one after the other:
+        compact the smaller function again. A function with keywords of these names, ``removed``,
+        ``updates`` or ``parts``, has to be wrapped.
       **kwargs: more inputs, as ``train=False``.
 
     Raises:
@@ -84,7 +90,7 @@ def compact(
       >>> print(small.report)
       Channels that are zero and stay: none
     """
-    found = find_channels(function, variables, *inputs, updates=updates, **kwargs)
+    found = find_channels(function, variables, *inputs, updates=updates, parts=parts, **kwargs)
     is_traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(variables))
     followed = None if is_traced else follow(found, variables)
     if removed is not None:
@@ -115,7 +121,7 @@ def compact(
                 "example of these shapes"
             ) from None
 
-    small = smaller_function(function, found, cut, check=check, updates=updates)
+    small = smaller_function(function, found, cut, check=check, updates=updates, parts=parts)
     report = report_of(found, followed, cut)
     return Compact(smaller(variables, cut), small, cut, report, inlined)
 

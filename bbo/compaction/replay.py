@@ -1,6 +1,7 @@
 """A function done again with fewer channels: the same primitives, at the sizes that are left."""
 
 from collections.abc import Callable, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -10,14 +11,14 @@ from jax import lax
 from jax.core import Tracer
 
 from bbo import trees
-from bbo.compaction import familiar
+from bbo.compaction import resizing
 from bbo.compaction.channels import Channels, Cut, find_channels
 from bbo.compaction.derivatives import bind, call_custom
+from bbo.compaction.resizing import taken
 from bbo.compaction.sizes import Sizes, sizes_of
 from bbo.compaction.tracing.arguments import key_of, spec_of, split
 from bbo.compaction.tracing.arrays import Program, Step
-from bbo.compaction.tracing.flow.draws import DRAWN
-from bbo.compaction.tracing.flow.positions import shape_of
+from bbo.compaction.tracing.flow.positions import Choices, shape_of
 from bbo.compaction.tracing.updates import Updates
 from bbo.types import Array, PyTree, UsageError
 
@@ -29,6 +30,7 @@ def smaller_function(
     *,
     check: Callable[[Channels], None],
     updates: Updates | None = None,
+    parts: Choices = MappingProxyType({}),
 ) -> Callable[..., PyTree]:
     """The function of what ``smaller`` gives: its program, with the sizes that are left.
 
@@ -43,6 +45,7 @@ def smaller_function(
       cut: see there.
       check: raises an error if the cut cannot be made of the channels that are found for others.
       updates: see ``channels.find_channels``; these results have the sizes that are left.
+      parts: see there, too.
     """
     programs = {example.traced.key: sizes_of(example, cut)}
 
@@ -52,7 +55,7 @@ def smaller_function(
         key = key_of(full, arguments)
         sizes = programs.get(key) if key else None
         if sizes is None:
-            found = find_channels(function, full, *inputs, updates=updates, **kwargs)
+            found = find_channels(function, full, *inputs, updates=updates, parts=parts, **kwargs)
             check(found)
             sizes = sizes_of(found, cut)
             if key and not _holds_tracers(found):
@@ -113,7 +116,7 @@ def _run(sizes: Sizes, program: Program, inputs: Sequence[Any]) -> list[Any]:
             for axis in range(np.ndim(value)):
                 kept = sizes.kept(ref, axis)
                 if not kept.all():
-                    value = _positions(jnp.asarray(value), np.flatnonzero(kept), axis)
+                    value = taken(jnp.asarray(value), np.flatnonzero(kept), axis)
             known[ref] = value
         return known[ref]
 
@@ -128,106 +131,6 @@ def _run(sizes: Sizes, program: Program, inputs: Sequence[Any]) -> list[Any]:
             results = [results]
         known |= dict(zip(step.results, results, strict=True))
     return [value_of(ref) for ref in program.outputs]
-
-
-def _broadcast_in_dim(sizes: Sizes, step: Step, operands: list[Any]) -> Array:
-    dims = step.params["broadcast_dimensions"]
-    return lax.broadcast_in_dim(operands[0], sizes.shape(step.results[0]), dims)
-
-
-def _reshape(sizes: Sizes, step: Step, operands: list[Any]) -> Array:
-    return lax.reshape(operands[0], sizes.shape(step.results[0]), step.params.get("dimensions"))
-
-
-def _iota(sizes: Sizes, step: Step, operands: list[Any]) -> Array:
-    del operands
-    shape = sizes.shape(step.results[0])
-    return lax.broadcasted_iota(step.params["dtype"], shape, step.params["dimension"])
-
-
-def _drawn(sizes: Sizes, step: Step, operands: list[Any]) -> Array:
-    """Random bits: all, and of these what is left. The compiler makes no more than is read."""
-    x = step.primitive.bind(*operands, **step.params)
-    for axis in range(operands[0].ndim, x.ndim):
-        x = _positions(x, np.flatnonzero(sizes.kept(step.results[0], axis)), axis)
-    return x
-
-
-def _taken(sizes: Sizes, step: Step, operands: list[Any]) -> Array:
-    """Slices: as before, but along axes of which something is removed."""
-    x, ref, params = operands[0], step.operands[0], step.params
-    indices = {tie.operand.axis: tie.index[:, 0] for tie in step.flow.ties}
-    strides = params["strides"] or (1,) * x.ndim
-    for axis, (start, limit, stride) in enumerate(
-        zip(params["start_indices"], params["limit_indices"], strides, strict=True)
-    ):
-        kept = sizes.kept(ref, axis)
-        if kept.all():
-            x = lax.slice_in_dim(x, start, limit, stride, axis)
-        else:
-            wanted = sizes.kept(step.results[0], axis)
-            x = _positions(x, (np.cumsum(kept) - 1)[indices[axis][wanted]], axis)
-    return x
-
-
-def _positions(x: Array, index: np.ndarray, axis: int) -> Array:
-    """Positions along an axis; a slice if they are evenly spaced."""
-    steps = np.diff(index)
-    if len(index) == x.shape[axis] and (steps == 1).all():
-        return x
-    if len(index) and (steps == steps[:1]).all() and (steps > 0).all():
-        stride = int(steps[0]) if len(steps) else 1
-        return lax.slice_in_dim(x, int(index[0]), int(index[-1]) + 1, stride, axis)
-    return jnp.take(x, index, axis=axis, mode="clip")
-
-
-def _split(sizes: Sizes, step: Step, operands: list[Any]) -> list[Array]:
-    axis = step.params["axis"]
-    parts = tuple(sizes.shape(ref)[axis] for ref in step.results)
-    return list(lax.split(operands[0], parts, axis))
-
-
-def _pad(sizes: Sizes, step: Step, operands: list[Any]) -> Array:
-    """Axes of which nothing is removed as before; on others, positions or the padding value."""
-    x, value = operands
-    config = []
-    for tie, padding in zip(step.flow.ties, step.params["padding_config"], strict=True):
-        axis = tie.operand.axis
-        kept, wanted = sizes.kept(step.operands[0], axis), sizes.kept(step.results[0], axis)
-        if kept.all() and wanted.all():
-            config.append(padding)
-            continue
-        config.append((0, 0, 0))
-        index = tie.index[wanted, 0]
-        index = np.where(index < 0, kept.sum(), (np.cumsum(kept) - 1)[index])
-        behind = [(0, int(a == axis), 0) for a in range(x.ndim)]
-        x = jnp.take(lax.pad(x, value, behind), index, axis=axis, mode="clip")
-    return lax.pad(x, value, config)
-
-
-def _max_pool(sizes: Sizes, step: Step, operands: list[Any]) -> Array:
-    pooled = familiar.max_pool(operands[0], step.params)
-    return bind(step, operands) if pooled is None else pooled
-
-
-def _convolution(sizes: Sizes, step: Step, operands: list[Any]) -> Array:
-    params = dict(step.params)
-    if params["feature_group_count"] != 1:
-        numbers = params["dimension_numbers"]
-        inputs = operands[0].shape[numbers.lhs_spec[1]]
-        params["feature_group_count"] = inputs // operands[1].shape[numbers.rhs_spec[1]]
-    return step.primitive.bind(*operands, **params)
-
-
-def _sliced(sizes: Sizes, step: Step, operands: list[Any]) -> Array:
-    """``dynamic_slice`` and ``gather``: axes that are taken whole are as long as they are now."""
-    full = shape_of(sizes.found.traced.arrays.avals[step.operands[0]])
-    now = operands[0].shape
-    slice_sizes = tuple(
-        new if size == old else size
-        for size, old, new in zip(step.params["slice_sizes"], full, now, strict=True)
-    )
-    return step.primitive.bind(*operands, **step.params | {"slice_sizes": slice_sizes})
 
 
 def _scan(sizes: Sizes, step: Step, operands: list[Any]) -> list[Array]:
@@ -269,22 +172,11 @@ def _custom(sizes: Sizes, step: Step, operands: list[Any]) -> list[Array]:
     return call_custom(_run, sizes, step, operands)
 
 
-RESIZED: dict[str, Callable[[Sizes, Step, list[Any]], Any]] = {
-    "broadcast_in_dim": _broadcast_in_dim,
-    "reshape": _reshape,
-    "iota": _iota,
-    **dict.fromkeys(DRAWN, _drawn),
-    "slice": _taken,
-    "split": _split,
-    "pad": _pad,
-    "reduce_window_max": _max_pool,
-    "conv_general_dilated": _convolution,
-    "dynamic_slice": _sliced,
-    "gather": _sliced,
+RESIZED: dict[str, Callable[[Sizes, Step, list[Any]], Any]] = resizing.RESIZED | {
     "scan": _scan,
     "while": _while,
     "cond": _cond,
     "custom_jvp_call": _custom,
     "custom_vjp_call": _custom,
 }
-"""Primitives with sizes in their parameters, or that others know by another name."""
+"""What is done instead of a primitive with sizes in its parameters, or programs within it."""

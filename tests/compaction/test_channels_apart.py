@@ -55,7 +55,57 @@ def concatenated(w, h):
     return jnp.concatenate([h[:, :4], h[:, 4:] * 2, h[:, ::2] - h[:, 1::2]], 1) @ w["b16"][:12]
 
 
+ROWS = np.array([4, 0, 0, 2, 3])
+EACH = np.array([[0, 2, 4, 1, 1, 3, 0, 2], [4, 4, 0, 1, 2, 0, 3, 3]])
+
+
+def scattered(h):
+    return jax.vmap(lambda c, i: jnp.zeros(5).at[i].add(c), (1, 1), 1)(h, np.tile(ROWS, (8, 1)).T)
+
+
+def scanned_in_parallel(h):
+    def after(one, other):
+        return one[0] * other[0], other[0] * one[1] + other[1]
+
+    return lax.associative_scan(after, (jnp.full((5, 8), 0.9), h))[1]
+
+
+AT_PLACES = {
+    "rows": lambda h: h[ROWS],
+    "rows by input": lambda h: jnp.take(h, jnp.argsort(X[:, 0]), axis=0),
+    "rows or zero": lambda h: h.at[ROWS + 2].get(mode="fill", fill_value=0),
+    "take_along_axis": lambda h: jnp.take_along_axis(h, EACH, 0),
+    "row set to zero": lambda h: h.at[1].set(0.0),
+    "rows added": lambda h: h.at[ROWS].add(h),
+    "rows multiplied": lambda h: h.at[ROWS].mul(3.0),
+    "rows subtracted": lambda h: h.at[ROWS[:2]].subtract(h[3:]),
+    "rows, the larger": lambda h: h.at[ROWS].max(h[::-1]),
+    "segment_sum": lambda h: jax.ops.segment_sum(h, ROWS, 5),
+    "batch of scatters": scattered,
+    "part by input": lambda h: lax.dynamic_slice_in_dim(h, jnp.argmax(X[0]), 3, 0),
+    "written by input": lambda h: lax.dynamic_update_slice(h, h[:2], (jnp.argmax(X[0]), 0)),
+    "associative scan": scanned_in_parallel,
+    "Fourier transform": lambda h: jnp.fft.fft(h, axis=0).real,
+    "sorted rows": lambda h: jnp.take_along_axis(h, jnp.argsort(X[:, :1], 0), 0),
+}
+NUMBERED = {
+    "sines": lambda h: h * jnp.sin(jnp.arange(8.0)),
+    "linspace": lambda h: h * jnp.linspace(1.0, 2.0, 8),
+    "one_hot": lambda h: h * (1 + jax.nn.one_hot(ROWS, 8)),
+    "the first, as many as an input says": lambda h: jnp.where(
+        jnp.arange(8.0) < X[0, 0] + 5, h, 0.0
+    ),
+    "triangle": lambda h: h @ jnp.tri(8),
+    "sorted table": lambda h: h * jnp.sort(jnp.cos(jnp.arange(8.0))),
+    "summed table": lambda h: h * jnp.cumsum(jnp.linspace(0.1, 1.0, 8)),
+    "interleaved table": lambda h: h * jnp.stack([jnp.arange(1.0, 5.0), jnp.ones(4)], 1).reshape(8),
+    "written table": lambda h: h * jnp.ones(8).at[::2].set(jnp.arange(1.0, 5.0)),
+    "permutation": lambda h: h[:, np.array([3, 1, 0, 2, 7, 5, 6, 4])],
+    "repeated by places": lambda h: jnp.take(h, np.repeat(np.arange(8), 2), 1)[:, 1::2],
+    "tile of one": lambda h: h * jnp.tile(jnp.arange(5.0)[:, None], (1, 8)),
+}
 GONE = {
+    **{name: dense(operation) for name, operation in (AT_PLACES | NUMBERED).items()},
     "custom_vjp": dense(straight_through),
     "einsum over channels": lambda w, h: jnp.einsum("nc,cde,ne->nd", h, w["t"], h),
     "fast LayerNorm": normed(fast_layer_norm),
@@ -93,6 +143,12 @@ ALIVE = {
     "added constant": dense(lambda h: h + 1.0),
     "divided by its length": dense(lambda h: h + h / jnp.sqrt(jnp.sum(h * h, 0) + 1e-9) + 1.0),
     "gradient by channels": normed(with_gradient),
+    "row set to one": dense(lambda h: h.at[1].set(1.0)),
+    "function of a row": dense(lambda h: h.at[1].apply(jnp.cos)),
+    "rows or one": dense(lambda h: h.at[ROWS + 2].get(mode="fill", fill_value=1)),
+    "padding of a pooling": dense(
+        lambda h: jnp.exp(lax.reduce_window(h, -jnp.inf, lax.max, (2, 1), (1, 1), ((2, 0), (0, 0))))
+    ),
     "counted zeros": dense(lambda h: jnp.where(h == 0.0, 1.0, h)),
 }
 """They come apart, but masked ones still do something."""

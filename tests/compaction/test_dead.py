@@ -45,7 +45,7 @@ def test_dead_channels_are_found_within(function):
     assert jnp.allclose(full, less, rtol=1e-6)
 
 
-def test_what_goes_around_in_a_loop_is_not_known():
+def test_what_does_not_stay_zero_in_a_loop_is_kept():
     def function(w, x):
         body = lambda h, _: (jnp.cos(h), None)  # noqa: E731
         return lax.scan(body, x @ w["up"][0], None, 3)[0] @ w["down"][0]

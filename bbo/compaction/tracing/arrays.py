@@ -2,11 +2,12 @@
 
 import itertools
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from bbo.compaction.tracing.flow.positions import Flow, Place, shape_of
+from bbo.compaction.tracing.flow.positions import Choices, Flow, Place, shape_of
 from bbo.compaction.tracing.flow.positions import length as length_of
 
 Member = tuple[str, int]
@@ -23,6 +24,15 @@ class Step(NamedTuple):
     flow: Flow
     inner: "tuple[Program, ...]" = ()
     """Of a loop, of a branch, or of a function with derivatives of its own."""
+
+
+class Made(NamedTuple):
+    """How an array is made of constants alone."""
+
+    equation: Any
+    operands: tuple[int, ...]
+    number: int
+    """Which of the results it is."""
 
 
 class Program(NamedTuple):
@@ -46,6 +56,8 @@ class Arrays(NamedTuple):
     """Whether it depends on inputs, and not on parameters alone."""
     constants: dict[int, Any]
     """Those whose values are known."""
+    made: dict[int, Made]
+    """Those whose values can be worked out."""
     edges: list[tuple[np.ndarray, np.ndarray]]
     """Positions that live and die together."""
     fixed: list[tuple[np.ndarray, str]]
@@ -53,11 +65,13 @@ class Arrays(NamedTuple):
     read: set[Member]
     """Axes of parameters that are summed over."""
     counter: Any  # gives the next number of a position
+    choices: Choices
+    """Which axes carry channels on where an axis is split."""
 
 
-def empty() -> Arrays:
+def empty(choices: Choices = MappingProxyType({})) -> Arrays:
     """No array as yet."""
-    return Arrays([], [], [], [], {}, [], [], set(), itertools.count())
+    return Arrays([], [], [], [], {}, {}, [], [], set(), itertools.count(), choices)
 
 
 def add(arrays: Arrays, aval: Any, origins: Sequence[frozenset[Member]], *, varies: bool) -> int:

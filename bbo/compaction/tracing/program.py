@@ -13,6 +13,7 @@ import jax
 from jax.extend import core
 
 from bbo import trees
+from bbo.compaction.tracing import constants
 from bbo.compaction.tracing.arguments import join, key_of, spec_of, split
 from bbo.compaction.tracing.arrays import (
     Arrays,
@@ -28,7 +29,7 @@ from bbo.compaction.tracing.arrays import (
 )
 from bbo.compaction.tracing.control import CONTROL
 from bbo.compaction.tracing.custom import CUSTOM, called
-from bbo.compaction.tracing.flow.positions import Call, shape_of
+from bbo.compaction.tracing.flow.positions import Call, Choices, shape_of
 from bbo.compaction.tracing.flow.rules import flow_of
 from bbo.compaction.tracing.updates import Updates, next_variables
 from bbo.types import PyTree
@@ -58,14 +59,23 @@ class Traced(NamedTuple):
     """Results that are next variables, see ``updates.next_variables``."""
 
 
-def trace(
+Reader = Callable[[Choices], Traced]
+"""Reads a function, by which of the axes carries channels on wherever one is split."""
+
+
+def trace(function: Callable[..., PyTree], variables: PyTree, *inputs: PyTree, **kwargs) -> Traced:
+    """Reads ``function(variables, *inputs, **kwargs)``; shapes and dtypes of arrays suffice."""
+    return reader(function, variables, *inputs, **kwargs)({})
+
+
+def reader(
     function: Callable[..., PyTree],
     variables: PyTree,
     *inputs: PyTree,
     updates: Updates | None = None,
     **kwargs: PyTree,
-) -> Traced:
-    """Reads ``function(variables, *inputs, **kwargs)``; shapes and dtypes of arrays suffice."""
+) -> Reader:
+    """As ``trace``, for any choices; the function is called once."""
     given = split((inputs, kwargs))
 
     def plain(variables: PyTree, arrays: Sequence[Any]) -> PyTree:
@@ -78,7 +88,20 @@ def trace(
     specs = jax.tree.map(spec_of, (variables, given.arrays))
     closed, shapes = jax.make_jaxpr(plain, return_shape=True)(*specs)
     updated = next_variables(updates, shapes, variables)
-    arrays = empty()
+    tree, key = jax.tree.structure(shapes), key_of(variables, given)
+
+    def read_by(choices: Choices) -> Traced:
+        program, arrays = _whole(closed, list(named), updated, choices)
+        return Traced(program, arrays, list(named), tree, key, updated)
+
+    return read_by
+
+
+def _whole(
+    closed: Any, named: list[str], updated: Mapping[int, int], choices: Choices
+) -> tuple[Program, Arrays]:
+    """The program of a function whose first inputs are variables of these names."""
+    arrays = empty(choices)
     refs = []
     for name, aval in itertools.zip_longest(named, closed.in_avals):
         axes = range(len(shape_of(aval)))
@@ -94,8 +117,7 @@ def trace(
             tie_axes(arrays, refs[updated[number]], output)
         else:
             fix(arrays, output, "it is an axis of the result")
-    key = key_of(variables, given)
-    return Traced(program, arrays, list(named), jax.tree.structure(shapes), key, updated)
+    return program, arrays
 
 
 def read(arrays: Arrays, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[int]) -> Program:
@@ -123,21 +145,30 @@ def read(arrays: Arrays, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[int
                 step = called(read, arrays, equation, operands)
             else:
                 step = CONTROL[name](read, *more) if name in CONTROL else _step(*more)
-            steps.append(step)
-            results = step.results
+            if isinstance(step, Step):
+                steps.append(step)
+                results = step.results
+            else:
+                results = step
         known |= dict(zip(equation.outvars, results, strict=True))
     return Program(tuple(inputs), tuple(map(ref_of, jaxpr.outvars)), steps)
 
 
-def _step(arrays: Arrays, equation: Any, operands: tuple[int, ...], avals: list[Any]) -> Step:
-    """One primitive: its results, and what it says of positions."""
+def _step(
+    arrays: Arrays, equation: Any, operands: tuple[int, ...], avals: list[Any]
+) -> Step | tuple[int, ...]:
+    """One primitive: its results, and what it says of positions; or its results as constants."""
     call = Call(
         equation.params,
         [shape_of(arrays.avals[ref]) for ref in operands],
         [shape_of(aval) for aval in avals],
         [tuple(map(bool, arrays.origins[ref])) for ref in operands],
+        arrays.choices,
+        constants.places_of(arrays, equation, operands),
     )
     found = flow_of(equation.primitive.name, call)
+    if values := constants.folded(arrays, equation, operands, call, found):
+        return values
     origins = [[frozenset() for _ in shape_of(aval)] for aval in avals]
     for result, operand, _ in found.ties:
         origins[result.array][result.axis] |= arrays.origins[operands[operand.array]][operand.axis]
@@ -146,5 +177,6 @@ def _step(arrays: Arrays, equation: Any, operands: tuple[int, ...], avals: list[
         add(arrays, aval, origin, varies=varies)
         for aval, origin in zip(avals, origins, strict=True)
     )
+    constants.note(arrays, equation, operands, results)
     record(arrays, found, operands, results)
     return Step(equation.primitive, equation.params, operands, results, found)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from bbo.compaction.tracing.flow.positions import (
+    SINGLED_OUT,
     Call,
     Flow,
     Place,
@@ -19,16 +20,16 @@ from bbo.compaction.tracing.flow.positions import (
 
 def elementwise(call: Call) -> Flow:
     """All operands and results position by position; one of size 1 is repeated."""
-    return Flow(
-        [
-            Tie(Place(result, axis), Place(operand, axis), all_of(size))
-            for result, shape in enumerate(call.results)
-            for operand, given in enumerate(call.operands)
-            if len(given) == len(shape)
-            for axis, size in enumerate(shape)
-            if length(given[axis]) == length(size)
-        ]
-    )
+    ties, repeated = [], []
+    for result, shape in enumerate(call.results):
+        for operand, given in enumerate(call.operands):
+            for axis, size in enumerate(shape if len(given) == len(shape) else ()):
+                place = Place(operand, axis)
+                if length(given[axis]) == length(size):
+                    ties.append(Tie(Place(result, axis), place, all_of(size)))
+                else:
+                    repeated.append((place, SINGLED_OUT))
+    return Flow(ties, fixed_operands=repeated)
 
 
 def bitcast(call: Call) -> Flow:
@@ -59,6 +60,17 @@ def along(name: str, reason: str) -> Callable[[Call], Flow]:
         return Flow(ties, fixed_operands=fixed, fixed_results=results)
 
     return rule
+
+
+def fourier(call: Call) -> Flow:
+    """The last axes are transformed, the others pass."""
+    passed = len(call.operands[0]) - len(call.params["fft_lengths"])
+    reason = "a Fourier transform runs along it"
+    return Flow(
+        same(call, [(axis, axis) for axis in range(passed)]),
+        fixed_operands=[(Place(0, a), reason) for a in range(passed, len(call.operands[0]))],
+        fixed_results=[(Place(0, a), reason) for a in range(passed, len(call.results[0]))],
+    )
 
 
 def _axes(value: Any) -> tuple[int, ...]:

@@ -1,11 +1,14 @@
 """What a rule is told, and what it says."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 Shape = Sequence[Any]
+SINGLED_OUT = "a single one of them is picked out"
+"""Of an axis of one position that vanishes or is repeated: its values go on, not whose they are."""
 
 
 class Place(NamedTuple):
@@ -24,6 +27,19 @@ class Tie(NamedTuple):
     """int [positions of the result, k]: the positions of the operand; -1 where there is none."""
 
 
+class Split(NamedTuple):
+    """An axis that carries channels and is split into several, of which one carries them on."""
+
+    axis: int
+    """Of the operand."""
+    sizes: tuple[int, ...]
+    """Of the axes that it is split into."""
+
+
+Choices = Mapping[tuple[int, ...], int]
+"""Which of the axes carries channels on, by the sizes of all of them: else it is the first."""
+
+
 class Flow(NamedTuple):
     """What a primitive does to positions. An axis that is in no tie is new."""
 
@@ -35,6 +51,7 @@ class Flow(NamedTuple):
     fixed_operands: Sequence[tuple[Place, str]] = ()
     """Axes of operands from which nothing can be removed, and why."""
     fixed_results: Sequence[tuple[Place, str]] = ()
+    splits: Sequence[Split] = ()
 
 
 class Call(NamedTuple):
@@ -45,6 +62,9 @@ class Call(NamedTuple):
     results: list[Shape]
     carried: list[tuple[bool, ...]]
     """Of each operand and axis: whether positions of a parameter are carried along it."""
+    choices: Choices = MappingProxyType({})
+    places: np.ndarray | None = None
+    """Where a ``gather`` looks up, if that is known: the last of its operands."""
 
 
 def shape_of(aval: Any) -> tuple[Any, ...]:

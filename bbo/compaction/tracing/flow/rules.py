@@ -59,10 +59,12 @@ RULES: dict[str, Callable[[Call], Flow]] = {
     "gather": lookups.gather,
     "dynamic_slice": lookups.dynamic_slice,
     "dynamic_update_slice": lookups.dynamic_update_slice,
+    **dict.fromkeys(lookups.SCATTERS, lookups.scatter),
+    "fft": arithmetic.fourier,
 }
 
 
-RESIZABLE = frozenset(("broadcast_in_dim", "iota", "pad", "reshape", *DRAWN))
+RESIZABLE = frozenset(("broadcast_in_dim", "iota", "pad", "reshape", "tile", *DRAWN))
 """Primitives that can be told to make fewer new positions (``reshape`` fixes those it must)."""
 
 

@@ -8,10 +8,12 @@ import numpy as np
 
 from bbo.compaction.tracing.flow.arithmetic import elementwise
 from bbo.compaction.tracing.flow.positions import (
+    SINGLED_OUT,
     Call,
     Flow,
     Place,
     Shape,
+    Split,
     Tie,
     all_of,
     length,
@@ -35,8 +37,7 @@ def broadcast_in_dim(call: Call) -> Flow:
 
 
 def _singled_out(axes: Iterable[int]) -> list[tuple[Place, str]]:
-    """Axes of one position that vanish: its values go on, and nothing tells any more whose."""
-    return [(Place(0, axis), "a single one of them is picked out") for axis in axes]
+    return [(Place(0, axis), SINGLED_OUT) for axis in axes]
 
 
 def transpose(call: Call) -> Flow:
@@ -89,11 +90,11 @@ def _is(one: Any, other: Any) -> bool:
 
 
 def reshape(call: Call) -> Flow:
-    """Axes pass; merged ones with the one that carries channels, split ones with the first."""
+    """Axes pass; merged ones with the one that carries channels, split ones with one of them."""
     old, new = call.operands[0], call.results[0]
     if call.params.get("dimensions") is not None:
         return unknown("reshape with dimensions")(call)
-    ties, fixed_operands, fixed_results = [], [], []
+    ties, fixed_operands, fixed_results, splits = [], [], [], []
     for before, after in blocks(old, new):
         if len(before) == len(after) == 1:
             ties += same(call, [(after[0], before[0])])
@@ -112,13 +113,15 @@ def reshape(call: Call) -> Flow:
                 Tie(Place(0, after[0]), Place(0, carried[0]), _merged(old, before, carried[0]))
             )
             fixed_operands += [(Place(0, axis), "it is merged with channels") for axis in others]
-        elif len(before) == 1 and carried:
-            inner = math.prod(new[axis] for axis in after[1:])
-            index = np.arange(old[before[0]]).reshape(-1, inner)
-            ties.append(Tie(Place(0, after[0]), Place(0, before[0]), index))
-            fixed_results += [
-                (Place(0, axis), "it is a part of channels that were split") for axis in after[1:]
-            ]
+        elif len(before) == 1 and carried and _are_numbers(old, before, new, after):
+            split = Split(before[0], tuple(new[axis] for axis in after))
+            chosen = call.choices.get(split.sizes, 0)
+            grid = np.moveaxis(np.arange(old[before[0]]).reshape(split.sizes), chosen, 0)
+            index = grid.reshape(split.sizes[chosen], -1)
+            ties.append(Tie(Place(0, after.pop(chosen)), Place(0, before[0]), index))
+            reason = "it is a part of channels that were split"
+            fixed_results += [(Place(0, axis), reason) for axis in after]
+            splits.append(split)
         elif carried:
             reason = f"a reshape from {list(old)} to {list(new)} mixes axes"
             fixed_operands += [(Place(0, axis), reason) for axis in before]
@@ -127,7 +130,13 @@ def reshape(call: Call) -> Flow:
             reason = "it was reshaped"
             fixed_operands += [(Place(0, axis), reason) for axis in before]
             fixed_results += [(Place(0, axis), reason) for axis in after]
-    return Flow(ties, fixed_operands=fixed_operands, fixed_results=fixed_results)
+    return Flow(ties, (), (), fixed_operands, fixed_results, splits)
+
+
+def _are_numbers(old: Shape, before: list[int], new: Shape, after: list[int]) -> bool:
+    return all(
+        isinstance(size, int) for size in [*(old[a] for a in before), *(new[a] for a in after)]
+    )
 
 
 def _merged(shape: Shape, axes: Sequence[int], axis: int) -> np.ndarray:
@@ -168,12 +177,16 @@ def stack(call: Call) -> Flow:
 
 
 def tile(call: Call) -> Flow:
-    """Repeated as a whole along each axis."""
+    """Repeated as a whole along each axis; a single position is repeated into new ones."""
+    old, new = call.operands[0], call.results[0]
+    repeated = [axis for axis in range(len(new)) if old[axis] == 1 and new[axis] != 1]
     return Flow(
         [
-            Tie(Place(0, axis), Place(0, axis), all_of(size) % length(call.operands[0][axis]))
-            for axis, size in enumerate(call.results[0])
-        ]
+            Tie(Place(0, axis), Place(0, axis), all_of(size) % length(old[axis]))
+            for axis, size in enumerate(new)
+            if axis not in repeated
+        ],
+        fixed_operands=_singled_out(repeated),
     )
 
 
@@ -229,6 +242,6 @@ def reverse(call: Call) -> Flow:
 
 
 def iota(call: Call) -> Flow:
-    """The numbers of the positions: they would change if one were removed."""
-    place = Place(0, call.params["dimension"])
-    return Flow(fixed_results=[(place, "its positions are numbered (iota)")])
+    """The numbers of the positions, which they keep when others are removed."""
+    del call
+    return Flow()
