@@ -82,6 +82,7 @@ def shrink(  # noqa: PLR0913 (how far, by what, of which, and what is done about
       UsageError: an argument out of range or out of reach, or nothing that can be removed.
       RunError: the small network does not equal the masked one.
 
+    >>> import jax.numpy as jnp
     >>> weights = {"in": jnp.array([[3.0, 1.0, 2.0, 4.0]]), "out": jnp.ones((4, 2))}
     >>> function = lambda weights, x: jax.nn.relu(x @ weights["in"]) @ weights["out"]
     >>> small = shrink(function, weights, jnp.ones((5, 1)), keep=0.5)
