@@ -91,6 +91,7 @@ def shrink(  # noqa: PLR0913 (how far, by what, of which, and what is done about
     >>> print(small.report)
     channels of  there  asked  removed
     in               4      2        2
+    out              2      0        0  it is an axis of the result
     left: 50.0% of the multiply-adds, 50.0% of the arrays; 0.0e+00 off the masked network
     """
     goal = goal_of(keep, macs, params)
