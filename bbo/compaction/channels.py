@@ -8,9 +8,9 @@ it. All are found by following positions through the primitives of the function,
 
 import collections
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -45,6 +45,14 @@ class Group(NamedTuple):
     def writers(self) -> list[Member]:
         """The other members: kernels that put the channels out, biases, norms."""
         return [member for member in self.members if member not in self.readers]
+
+    def kernels(self, leaves: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Of the kernels ``[..., in, out]`` that put the channels out: their filters, by name."""
+        return {
+            name: self.members[name, axis]
+            for name, axis in self.writers
+            if 0 < axis == np.ndim(leaves[name]) - 1
+        }
 
     @property
     def name(self) -> str:

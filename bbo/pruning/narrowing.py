@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
-import numpy as np
 
 from bbo import trees
 from bbo.compaction.channels import Group, Member
@@ -40,16 +39,18 @@ def narrow(
     leaves = trees.flatten(variables)
     kept: dict[Member, Array] = {}
     for group in groups:
-        kernels = kernels_of(group, ranked)
+        kernels = group.kernels(leaves)
         whole = all(
             positions.size == leaves[name].shape[axis]
             for (name, axis), positions in group.members.items()
         )
         alike = len(kernels) == 1 or (tied and kernels)
-        if group.fixed or unscored(group, ranked) or not (whole and alike):
+        if group.fixed or kernels.keys() - ranked.keys() or not (whole and alike):
             continue
         name, filters = next(iter(kernels.items()))
-        units = jnp.argsort(ranked[name][filters], descending=True)[: group.size - counts[name]]
+        units = jnp.argsort(ranked[name][filters[:, 0]], descending=True)[
+            : group.size - counts[name]
+        ]
         for member, positions in group.members.items():
             kept[member] = jnp.sort(jnp.asarray(positions)[units].ravel())
 
@@ -60,17 +61,3 @@ def narrow(
         return leaf
 
     return trees.map_named(taken, variables)
-
-
-def kernels_of(group: Group, scored: Mapping[str, Array]) -> dict[str, np.ndarray]:
-    """The kernels that put the channels out, and at which of their filters."""
-    return {
-        name: positions[:, 0]
-        for (name, axis), positions in group.members.items()
-        if name in scored and (name, axis) not in group.readers and axis > 0
-    }
-
-
-def unscored(group: Group, scored: Mapping[str, Array]) -> list[str]:
-    """Arrays of several axes that put the channels out and were not scored."""
-    return [name for name, axis in group.writers if axis > 0 and name not in scored]

@@ -1,9 +1,7 @@
 """Which filters of a network cannot be removed, and why."""
 
-from collections.abc import Collection, Sequence
-
-import jax.numpy as jnp
-import numpy as np
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from bbo import pruning, trees
 from bbo.compaction.channels import Channels, Cut, Group
@@ -24,16 +22,16 @@ def staying_filters(
     filters.
 
     Args:
-      groups: of the parameters, see ``groups.groups_of``.
+      groups: of the parameters, see ``Channels.within``.
       params: filters on the last axis; shapes suffice.
       selected: the kernels that are pruned.
     """
     leaves = trees.flatten(params)
     found: dict[tuple[str, str], int] = {}
     for group in groups:
-        for name, positions in _kernels(group, params).items():
+        for name, positions in group.kernels(leaves).items():
             if name in selected or pruning.convolutions(name, leaves[name]):
-                reason = group.fixed or _not_pruned(group, name, params, selected)
+                reason = group.fixed or _not_pruned(group, name, leaves, selected)
                 if reason:
                     found[name, reason] = found.get((name, reason), 0) + positions.size
     return [
@@ -42,21 +40,13 @@ def staying_filters(
     ]
 
 
-def _kernels(group: Group, params: Params) -> dict[str, np.ndarray]:
-    """The filters that put out the channels of a group, by the names of their kernels."""
-    leaves = trees.flatten(params)
-    return {
-        name: positions
-        for (name, axis), positions in group.members.items()
-        if (name, axis) not in group.readers and 0 < axis == jnp.ndim(leaves[name]) - 1
-    }
-
-
-def _not_pruned(group: Group, name: str, params: Params, selected: Collection[str]) -> str:
+def _not_pruned(
+    group: Group, name: str, leaves: Mapping[str, Any], selected: Collection[str]
+) -> str:
     """Empty, or which selection keeps the channels that a kernel puts out."""
     if name not in selected:
         return NOT_SELECTED
-    others = [other for other in _kernels(group, params) if other not in selected]
+    others = [other for other in group.kernels(leaves) if other not in selected]
     return f"{', '.join(others)} put them out too, and stay whole" if others else ""
 
 
@@ -73,10 +63,7 @@ def zero_filters(found: Channels, variables: PyTree, cut: Cut) -> list[Staying]:
     leaves, groups = trees.flatten(variables["params"]), found.within("params").groups
     fixed = {group.fixed for group in groups}
     shared = {
-        name
-        for group in groups
-        if len(kernels := _kernels(group, variables["params"])) > 1
-        for name in kernels
+        name for group in groups if len(kernels := group.kernels(leaves)) > 1 for name in kernels
     }
     stay = []
     for line in staying_channels(found, follow(found, variables), cut):
