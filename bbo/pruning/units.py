@@ -1,7 +1,8 @@
 """Whole channels as what is scored and pruned, by the description of a network in any layout."""
 
+import math
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ from bbo import trees
 from bbo.compaction.channels import Channels, Group
 from bbo.compaction.dying import Positions, dying_members
 from bbo.compaction.kernels import find_kernels
+from bbo.compaction.tracing.flow.positions import shape_of
 from bbo.pruning.criteria import FUNCTIONS, Criterion, Unit
 from bbo.settings.catalog import CRITERIA
 from bbo.trees import wide
@@ -74,10 +76,12 @@ def describe(channels: Channels, on: trees.Selector | None = None) -> Described:
             (name, axis): positions
             for (name, axis), positions in group.members.items()
             if name in kernels and axis in kernels[name].outputs
-        } or _tables(group, names=avals)
+        } or _tables(channels, group, kernels)
         if not own:
             continue
-        name = _unused(group.name, units.keys() | staying.keys())
+        names = {name for name, _ in own}
+        name = group.name if group.name in names else max(own, key=lambda member: member[1])[0]
+        name = _unused(name, units.keys() | staying.keys())
         left_out = [kernel for kernel, _ in own if not meant.get(kernel, on is None)]
         if left_out or not dying:
             staying[name] = Whole(group.size, _reason(group, left_out))
@@ -86,12 +90,20 @@ def describe(channels: Channels, on: trees.Selector | None = None) -> Described:
     return Described(units, staying)
 
 
-def _tables(group: Group, names: Mapping[str, object]) -> Positions:
-    """Arrays of several axes that put channels out without being multiplied, as embeddings."""
-    several = {name for name, axis in group.writers if axis > 0} - names.keys()
+def _tables(channels: Channels, group: Group, kernels: Collection[str]) -> Positions:
+    """Arrays of several axes that put channels out without being multiplied, as embeddings.
+
+    Axes of length one are none: a norm's scale may be ``[1, 1, 1, channels]``.
+    """
     if group.size == 1:
         return {}
-    return {m: group.members[m] for m in group.writers if m[0] in several and m[1] > 0}
+    avals = dict(zip(channels.traced.names, channels.traced.arrays.avals, strict=False))
+
+    def is_table(name: str, axis: int) -> bool:
+        shape = shape_of(avals[channels.part + name])
+        return name not in kernels and math.prod(shape[:axis]) > 1
+
+    return {member: group.members[member] for member in group.writers if is_table(*member)}
 
 
 def _reason(group: Group, left_out: list[str]) -> str:

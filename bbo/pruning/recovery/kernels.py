@@ -85,7 +85,8 @@ def find_kernels(traced: Traced) -> tuple[dict[int, Kernel], dict[str, str]]:
     for name, ref in zip(traced.names, traced.program.inputs, strict=False):
         ends = graph.ends[ref]
         products = [step for step, _, _ in ends if step.primitive.name in PRODUCTS]
-        if not ends or not (products or len(graph.shape(ref)) > 1):
+        axes = [size for size in graph.shape(ref) if size > 1]  # those of [1, 1, 1, out] are one
+        if not ends or not (products or len(axes) > 1):
             continue
         kernel = _kernel(graph, name, ends, bool(products))
         if isinstance(kernel, str):
