@@ -19,7 +19,7 @@ from bbo.compaction.tracing.flow.positions import Choices
 from bbo.compaction.tracing.program import Traced, reader
 from bbo.compaction.tracing.reading import UNREAD, arrays_read
 from bbo.compaction.tracing.splits import check_range, check_used, stuck
-from bbo.compaction.tracing.updates import Updates
+from bbo.compaction.tracing.updates import NEXT_VARIABLES, OF_RESULT, Updates
 from bbo.types import PyTree, UsageError
 
 Cut = dict[Member, np.ndarray]
@@ -265,7 +265,8 @@ def cut_of(groups: Sequence[Group], removed: Sequence[np.ndarray]) -> Cut:
         if not units.any():
             continue
         if group.fixed:
-            raise UsageError(f"no channel of {group.name} can be removed: {group.fixed}")
+            hint = f"; {NEXT_VARIABLES}" if group.fixed == OF_RESULT else ""
+            raise UsageError(f"no channel of {group.name} can be removed: {group.fixed}{hint}")
         if units.all():
             raise UsageError(f"all {group.size} channels of {group.name} are removed; leave one")
         for member, positions in group.members.items():
