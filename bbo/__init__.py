@@ -30,5 +30,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """With what is loaded later, so that it is offered."""
+    """What is loaded later is offered too."""
     return sorted({*globals(), "optax", "shrink"})

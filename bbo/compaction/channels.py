@@ -19,7 +19,7 @@ from bbo.compaction.tracing.program import Traced, reader
 from bbo.compaction.tracing.reading import UNREAD, unread
 from bbo.compaction.tracing.splits import check_range, check_used, stuck
 from bbo.compaction.tracing.updates import NEXT_VARIABLES, OF_RESULT, Updates
-from bbo.types import PyTree, UsageError
+from bbo.types import Array, PyTree, UsageError
 
 Cut = dict[Member, np.ndarray]
 """The positions that are removed of an axis of a parameter, in order; axes not in it stay whole."""
@@ -233,7 +233,7 @@ def labels_of(found: Channels, group: Group) -> np.ndarray:
     return found.labels[nodes[positions[:, 0]]]
 
 
-def cut_of(groups: Sequence[Group], removed: Sequence[np.ndarray]) -> Cut:
+def cut_of(groups: Sequence[Group], removed: Sequence[Array]) -> Cut:
     """Positions on the axes of parameters, from channels of groups.
 
     Args:
