@@ -24,4 +24,11 @@ def __getattr__(name: str) -> Any:
         from bbo.training import transformations
 
         return transformations
-    raise AttributeError(f"module 'bbo' has no attribute {name!r}")
+    raise AttributeError(
+        f"module 'bbo' has no attribute {name!r}; rooms are imported: from bbo import compaction"
+    )
+
+
+def __dir__() -> list[str]:
+    """What is loaded later is offered too."""
+    return sorted({*globals(), "optax", "shrink"})

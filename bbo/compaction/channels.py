@@ -7,7 +7,6 @@ it. All are found by following positions through the primitives of the function,
 """
 
 import collections
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -17,10 +16,10 @@ import numpy as np
 from bbo.compaction.tracing.arrays import Arrays, Member
 from bbo.compaction.tracing.flow.positions import Choices
 from bbo.compaction.tracing.program import Traced, reader
-from bbo.compaction.tracing.reading import UNREAD, arrays_read
+from bbo.compaction.tracing.reading import UNREAD, unread
 from bbo.compaction.tracing.splits import check_range, check_used, stuck
-from bbo.compaction.tracing.updates import Updates
-from bbo.types import PyTree, UsageError
+from bbo.compaction.tracing.updates import NEXT_VARIABLES, OF_RESULT, Updates
+from bbo.types import Array, PyTree, UsageError
 
 Cut = dict[Member, np.ndarray]
 """The positions that are removed of an axis of a parameter, in order; axes not in it stay whole."""
@@ -211,7 +210,7 @@ def groups_in(traced: Traced, labels: np.ndarray) -> list[Group]:
         for axis, nodes in enumerate(axes):
             for position, label in enumerate(labels[nodes].tolist()):
                 channels[label][name, axis].append(position)
-    is_unread = _unread(traced)
+    is_unread = unread(traced)
     alike = collections.defaultdict(list)
     for label, positions in channels.items():
         kind = tuple((member, len(found)) for member, found in positions.items())
@@ -227,22 +226,6 @@ def groups_in(traced: Traced, labels: np.ndarray) -> list[Group]:
     ]
 
 
-def _unread(traced: Traced) -> Callable[[frozenset[str]], bool]:
-    """Whether nothing depends on variables but their own next values."""
-    refs = {name: ref for ref, name in enumerate(traced.names)}
-    read = arrays_read(traced.program, traced.updated)
-
-    @functools.cache
-    def is_unread(names: frozenset[str]) -> bool:
-        own = {refs[name] for name in names}
-        if own & read or not traced.updated:
-            return not own & read
-        their_next = {number for number, variable in traced.updated.items() if variable in own}
-        return not own & arrays_read(traced.program, their_next)
-
-    return is_unread
-
-
 def labels_of(found: Channels, group: Group) -> np.ndarray:
     """The label of each channel of a group."""
     (name, axis), positions = next(iter(group.members.items()))
@@ -250,7 +233,7 @@ def labels_of(found: Channels, group: Group) -> np.ndarray:
     return found.labels[nodes[positions[:, 0]]]
 
 
-def cut_of(groups: Sequence[Group], removed: Sequence[np.ndarray]) -> Cut:
+def cut_of(groups: Sequence[Group], removed: Sequence[Array]) -> Cut:
     """Positions on the axes of parameters, from channels of groups.
 
     Args:
@@ -265,7 +248,8 @@ def cut_of(groups: Sequence[Group], removed: Sequence[np.ndarray]) -> Cut:
         if not units.any():
             continue
         if group.fixed:
-            raise UsageError(f"no channel of {group.name} can be removed: {group.fixed}")
+            hint = f"; {NEXT_VARIABLES}" if group.fixed == OF_RESULT else ""
+            raise UsageError(f"no channel of {group.name} can be removed: {group.fixed}{hint}")
         if units.all():
             raise UsageError(f"all {group.size} channels of {group.name} are removed; leave one")
         for member, positions in group.members.items():

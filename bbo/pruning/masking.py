@@ -28,14 +28,15 @@ def masks(
         emitting a constant. ``clean``: its bias and the scale and shift of its norm are zero too,
         and it emits zero. The same for kernels and weights.
       norm: for ``clean``, from a kernel's name to that of the norm layer behind it, or to those of
-        all that read its channels; their leaves are ``scale`` and ``bias``. A norm that is not
-        there is none.
+        all that read its channels; their leaves are ``scale`` and ``bias``, or ``offset``. ``()``
+        says that there is none; a norm that is not among the parameters is none either.
 
     Returns:
       a tree like ``params`` of bool arrays, True to keep, that broadcast to the parameters.
 
     Raises:
-      UsageError: ``clean`` in a network with norms, none of which ``norm`` finds.
+      UsageError: ``clean`` in a network with norms, where ``norm`` names some, and finds none; or
+        where there is a number for each filter beside a kernel or in a norm, by another name.
     """
     require_one_of(MEANINGS, "meaning", meaning)
     keep = {name: rank >= counts[name] for name, rank in ranked.items()}
@@ -56,15 +57,37 @@ def _followers(
         norms = norm(name)
         behind |= dict.fromkeys([norms] if isinstance(norms, str) else norms, kept)
     scales = {f"{name}/scale": kept for name, kept in behind.items()}
-    if filters and any(name.endswith("/scale") for name in leaves) and not scales.keys() & leaves:
+    is_lost = scales and not scales.keys() & leaves
+    if is_lost and any(name.endswith("/scale") for name in leaves):
         raise UsageError(
             "meaning 'clean' zeroes the norm behind a pruned filter, but none of the norms is "
             f"found: {next(iter(filters))} has no {next(iter(scales))}; give masks the argument "
-            "norm, a function from a kernel's name to its norm's, or take meaning 'published'"
+            "norm, a function from a kernel's name to its norm's, or to () where there is none; "
+            f"or take meaning 'published'; or {DESCRIBE}"
         )
-    biases = {f"{name.rpartition('/')[0]}/bias": kept for name, kept in filters.items()}
-    shifts = {f"{name}/bias": kept for name, kept in behind.items()}
-    return biases | scales | shifts
+    layers = {name.rpartition("/")[0]: kept for name, kept in filters.items()} | behind
+    shifts = {f"{layer}/{end}": kept for layer, kept in layers.items() for end in SHIFTS}
+    followers = shifts | scales
+    for name, leaf in leaves.items():
+        layer, _, end = name.rpartition("/")
+        untold = layer in layers and name not in {*followers, *keep} and end not in STATISTICS
+        if untold and jnp.shape(leaf)[-1:] == (jnp.size(leaf),) == layers[layer].shape:
+            raise UsageError(
+                f"{name} has a number for each filter that is pruned, and its name does not tell "
+                f"whether it is a bias; take meaning 'published', or {DESCRIBE}"
+            )
+    return followers
+
+
+SHIFTS = ("bias", "b", "offset")
+"""What is added to each channel is called, by Flax, and by Haiku in layers and in norms."""
+STATISTICS = ("mean", "var")
+"""What a norm keeps beside its parameters; a channel that is zero is dead with them."""
+DESCRIBE = (
+    "describe the network: pruning.prune(params, share, channels=find_channels(...)), which goes "
+    "by no names"
+)
+"""The way out where names do not tell."""
 
 
 def apply_masks(params: Params, masks: Masks) -> Params:

@@ -13,7 +13,7 @@ from bbo.compaction.dying import Positions
 from bbo.pruning.criteria import Criterion, norm_of, scores
 from bbo.pruning.masking import apply_masks, masks
 from bbo.pruning.ranking import drop_counts, kept_fraction, ranks
-from bbo.pruning.units import channel_masks, channel_scores, describe
+from bbo.pruning.units import channel_masks, describe, scored_by
 from bbo.settings.catalog import MEANINGS
 from bbo.types import Array, Masks, Params, UsageError, require, require_one_of
 
@@ -160,19 +160,8 @@ def _of_channels(
     require_one_of(("group", "global"), "scope", scope)
     require_one_of(MEANINGS, "meaning", meaning)
     described = describe(channels)
+    scored, described = scored_by(criterion, params, described)
     units = described.units
-    if isinstance(criterion, Mapping):
-        unknown = sorted(criterion.keys() - units.keys())
-        if unknown:
-            raise UsageError(
-                f"there are scores of {unknown[0]}, but the channels are called "
-                f"{', '.join(units)}; make them by pruning.channel_scores"
-            )
-        scored = dict(criterion)
-    else:
-        scored = channel_scores(params, units, criterion=criterion)
-    if not scored:
-        raise described.none_left()
     positions = {
         name: units[name].dying if meaning == "clean" else units[name].kernels for name in scored
     }

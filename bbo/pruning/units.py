@@ -17,7 +17,7 @@ from bbo.compaction.tracing.flow.positions import shape_of
 from bbo.pruning.criteria import FUNCTIONS, Criterion, Unit
 from bbo.settings.catalog import CRITERIA
 from bbo.trees import wide
-from bbo.types import Array, Masks, Params, Rng, UsageError, require_one_of
+from bbo.types import Array, Masks, Params, Rng, UsageError, require, require_one_of
 
 
 class Units(NamedTuple):
@@ -155,6 +155,7 @@ def channel_scores(
             "criterion 'norm_scale' goes by names; with channels give a function or scores"
         )
     function = FUNCTIONS[criterion] if isinstance(criterion, str) else criterion
+    require(callable(function), "criterion", criterion, "a name or a function")
     leaves = trees.flatten(params)
     slopes = trees.flatten(gradients) if gradients is not None else {}
 
@@ -168,14 +169,53 @@ def channel_scores(
         key = None if rng is None else jax.random.fold_in(rng, zlib.crc32(name.encode()))
         slope = last(slopes[name]) if name in slopes else None
         found = function(Unit(name, w, tuple(range(w.ndim - 1)), slope, key, params))
-        if found.shape != w.shape[-1:]:
+        if np.shape(found) != w.shape[-1:]:
             raise UsageError(
-                f"the criterion gives scores of shape {found.shape} for {name}; they must be "
+                f"the criterion gives scores of shape {np.shape(found)} for {name}; they must be "
                 f"{w.shape[-1:]}, one for each filter"
             )
         return found
 
     return _together(units, of_kernel, criterion)
+
+
+def scored_by(
+    criterion: str | Criterion | Mapping[str, Array], params: Params, described: Described
+) -> tuple[dict[str, Array], Described]:
+    """Scores of channels, and the description of those that have some.
+
+    Args:
+      criterion: see ``channel_scores``; or scores from there.
+      params: the network.
+      described: the same.
+
+    Raises:
+      UsageError: no channel can be removed; scores are of others, or not one for each channel.
+    """
+    units = described.units
+    if not units:
+        raise described.none_left()
+    if not isinstance(criterion, Mapping):
+        return channel_scores(params, units, criterion=criterion), described
+    for name, given in criterion.items():
+        if name not in units:
+            raise UsageError(
+                f"there are scores of {name}, but the channels are called {', '.join(units)}; make "
+                "them by pruning.channel_scores"
+            )
+        require(
+            np.shape(given) == (units[name].size,),
+            f"the shape of scores of {name}",
+            np.shape(given),
+            f"{(units[name].size,)}, one for each channel",
+        )
+    unscored = {
+        n: Whole(own.size, "it has no scores") for n, own in units.items() if n not in criterion
+    }
+    scored = {name: own for name, own in units.items() if name in criterion}
+    if not scored:
+        raise UsageError(f"there are no scores; give some of {', '.join(units)}")
+    return dict(criterion), Described(scored, described.staying | unscored)
 
 
 def tie_scores(

@@ -15,9 +15,9 @@ Images = tuple[jax.Array, jax.Array]
 def load() -> tuple[Images, Images]:
     """Those to train on, and 360 others to test with."""
     digits = load_digits()
-    images = np.asarray(digits.images[..., None] / 8 - 1, np.float32)
-    order = np.random.default_rng(0).permutation(len(images))
-    images, labels = jnp.asarray(images[order]), jnp.asarray(digits.target[order])
+    order = np.random.default_rng(0).permutation(len(digits.images))
+    images = jnp.asarray(digits.images[order, ..., None] / 8 - 1, jnp.float32)
+    labels = jnp.asarray(digits.target[order])
     return (images[360:], labels[360:]), (images[:360], labels[:360])
 
 

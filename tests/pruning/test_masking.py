@@ -182,6 +182,8 @@ def test_clean_finds_norms_by_the_rule_it_is_given():
     ranked, counts = pruning.ranks(scored), pruning.drop_counts(scored, 0.5)
     with pytest.raises(UsageError, match="Conv_0/kernel has no Conv_0_norm/scale"):
         pruning.masks(params, ranked, counts)
+    without = pruning.masks(params, ranked, counts, norm=lambda name: ())
+    assert without["BatchNorm_0"]["scale"].all() and not without["Conv_0"]["bias"].all()
     masks = pruning.masks(params, ranked, counts, norm=lambda name: "BatchNorm_0")
     assert masks["BatchNorm_0"]["scale"].tolist() == masks["Conv_0"]["bias"].tolist()
     assert masks["BatchNorm_0"]["bias"].tolist() == [True, False, False, True]
@@ -207,3 +209,16 @@ def test_scores_of_narrow_types_are_not_tied(dtype):
 def test_wrong_words_are_refused(wrong):
     with pytest.raises(UsageError, match=f"{next(iter(wrong))} is .* must be"):
         prune({"kernel": KERNEL}, 0.5, **({"granularity": "filter"} | wrong))
+
+
+def test_clean_masks_the_names_of_haiku_and_refuses_those_of_nobody():
+    ones = jnp.ones(4)
+    params = {"conv": {"w": KERNEL, "b": ones}, "norm": {"scale": ones, "offset": ones}}
+    clean = pruning.prune(params, 0.5, norm=lambda name: "norm")
+    half = [True, False, False, True]
+    for leaf in (clean["conv"]["b"], clean["norm"]["scale"], clean["norm"]["offset"]):
+        assert (leaf != 0).tolist() == half
+    params = {"conv": {"kernel": KERNEL, "beta": ones}, "head": jnp.float32(1)}
+    with pytest.raises(UsageError, match=r"conv/beta has a number for each filter.*channels="):
+        pruning.prune(params, 0.5)
+    assert (pruning.prune(params, 0.5, meaning="published")["conv"]["beta"] == 1).all()

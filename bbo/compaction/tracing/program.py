@@ -31,7 +31,7 @@ from bbo.compaction.tracing.control import CONTROL
 from bbo.compaction.tracing.custom import CUSTOM, called
 from bbo.compaction.tracing.flow.positions import Call, Choices, shape_of
 from bbo.compaction.tracing.flow.rules import flow_of
-from bbo.compaction.tracing.updates import Updates, next_variables
+from bbo.compaction.tracing.updates import OF_RESULT, Updates, next_variables
 from bbo.types import PyTree
 
 INLINED = {
@@ -116,7 +116,7 @@ def _whole(
         if number in updated:
             tie_axes(arrays, refs[updated[number]], output)
         else:
-            fix(arrays, output, "it is an axis of the result")
+            fix(arrays, output, OF_RESULT)
     return program, arrays
 
 

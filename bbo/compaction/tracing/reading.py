@@ -1,9 +1,11 @@
 """Which arrays a program needs for what it gives."""
 
-from collections.abc import Collection
+import functools
+from collections.abc import Callable, Collection
 
 from bbo.compaction.tracing.arrays import Program, Step
 from bbo.compaction.tracing.custom import CUSTOM
+from bbo.compaction.tracing.program import Traced
 
 UNREAD = "the function does not read it"
 
@@ -50,3 +52,19 @@ def entered(step: Step) -> list[tuple[int, ...]]:
         case name if name == "scan" or name in CUSTOM:
             return [operands]
     return []
+
+
+def unread(traced: Traced) -> Callable[[frozenset[str]], bool]:
+    """Whether nothing depends on variables but their own next values."""
+    refs = {name: ref for ref, name in enumerate(traced.names)}
+    read = arrays_read(traced.program, traced.updated)
+
+    @functools.cache
+    def is_unread(names: frozenset[str]) -> bool:
+        own = {refs[name] for name in names}
+        if own & read or not traced.updated:
+            return not own & read
+        their_next = {number for number, variable in traced.updated.items() if variable in own}
+        return not own & arrays_read(traced.program, their_next)
+
+    return is_unread

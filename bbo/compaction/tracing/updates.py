@@ -11,6 +11,12 @@ from bbo.types import PyTree, UsageError
 
 Updates = Callable[[Any], PyTree]
 """Picks from the result of a function the part that has the names of its variables."""
+OF_RESULT = "it is an axis of the result"
+NEXT_VARIABLES = (
+    "if a part of the result is the next variables, as running statistics are, say which: "
+    "updates=lambda result: result[1]"
+)
+"""What to do where that is why a channel stays."""
 
 
 def next_variables(updates: Updates | None, result: PyTree, variables: PyTree) -> dict[int, int]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from bbo import trees
 from bbo.pruning.ranking import drop_counts
+from bbo.pruning.shrinking.arguments import check_share
 from bbo.pruning.units import Described, Units, Whole
 from bbo.types import Array, UsageError, require
 
@@ -50,8 +51,7 @@ def goal_of(
             "instance keep=0.5"
         )
     ((measure, share),) = given.items()
-    for number in share.values() if isinstance(share, Mapping) else [share]:
-        require(0 < number <= 1, measure, number, "in (0, 1]")
+    check_share(measure, share)
     return Goal(measure, share)
 
 

@@ -13,10 +13,11 @@ from bbo.compaction.removal import compact, dead_channels, smaller
 from bbo.pruning.criteria import Criterion
 from bbo.pruning.masking import apply_masks
 from bbo.pruning.ranking import ranks
+from bbo.pruning.shrinking.arguments import check_mended, check_network
 from bbo.pruning.shrinking.goal import Limits, goal_of, not_ignored, reached
 from bbo.pruning.shrinking.report import Report, difference, rows_of
-from bbo.pruning.units import channel_masks, channel_scores, describe
-from bbo.types import PyTree, require, require_one_of
+from bbo.pruning.units import channel_masks, describe, scored_by
+from bbo.types import Array, PyTree, require, require_one_of
 
 Recover = Callable[[PyTree, PyTree], PyTree]
 """``(variables, pruned) -> mended``: variables before and after pruning."""
@@ -44,7 +45,7 @@ def shrink(  # noqa: PLR0913 (how far, by what, of which, and what is done about
     macs: float | None = None,
     params: float | None = None,
     scope: str = "group",
-    criterion: str | Criterion = "l2",
+    criterion: str | Criterion | Mapping[str, Array] = "l2",
     on: trees.Selector | None = None,
     ignore: str | Sequence[str] = (),
     at_least: float = 0.0,
@@ -68,7 +69,8 @@ def shrink(  # noqa: PLR0913 (how far, by what, of which, and what is done about
         everywhere.
       params: instead, the largest share of the numbers in all arrays.
       scope: ``group``: channels compete within their group; ``global``: all compete.
-      criterion: see ``units.channel_scores``.
+      criterion: by name, or a function, see ``pruning.channel_scores``; or scores from there, for
+        instance made with gradients. What has none stays whole.
       on: kernels whose filters may be removed, see ``units.describe``. None: all that can be.
       ignore: regular expressions; groups with a matching array stay whole.
       at_least: the share of each group that stays in any case, in [0, 1).
@@ -94,16 +96,15 @@ def shrink(  # noqa: PLR0913 (how far, by what, of which, and what is done about
     out              2      0        0  it is an axis of the result
     left: 50.0% of the multiply-adds, 50.0% of the arrays; 0.0e+00 off the masked network
     """
+    check_network(function, variables, inputs)
     goal = goal_of(keep, macs, params)
     require_one_of(("group", "global"), "scope", scope)
     require(0 <= at_least < 1, "at_least", at_least, "in [0, 1)")
     require(isinstance(round_to, int) and round_to >= 1, "round_to", round_to, "1 or more")
     found = find_channels(function, variables, *inputs, **kwargs)
     described = not_ignored(describe(found, on), [ignore] if isinstance(ignore, str) else ignore)
+    scored, described = scored_by(criterion, variables, described)
     units = described.units
-    if not units:
-        raise described.none_left()
-    scored = channel_scores(variables, units, criterion=criterion)
 
     def masked_at(counts: Mapping[str, int]) -> PyTree:
         ranked = ranks(scored, scope="group")  # of equal scores all stay
@@ -117,6 +118,7 @@ def shrink(  # noqa: PLR0913 (how far, by what, of which, and what is done about
     counts = reached(goal, left_at, units, scored, Limits(scope, at_least, round_to))
     masked = masked_at(counts)
     mended = masked if recover is None else recover(variables, masked)
+    check_mended(mended, masked)
     cut = dead_channels(found, mended)
     small = compact(function, mended, *inputs, removed=cut, **kwargs)
     pair = ((function, mended), (small.function, small.variables))
