@@ -202,8 +202,9 @@ def _finish(
     }
     text = json_text(summary)
     epochs = [stage.folder.relative_to(workdir) / "metrics.jsonl" for stage in stages]
-    names = ["config.json", "curve.csv", "curve.png", *map(str, epochs)]
-    write_text(workdir / SUMS, sums_of(workdir, names, **{"summary.json": text}))
+    names = map(str, ("config.json", "curve.csv", "curve.png", *epochs))
+    there = [name for name in names if (workdir / name).exists()]  # metrics may have been lost
+    write_text(workdir / SUMS, sums_of(workdir, there, **{"summary.json": text}))
     write_text(workdir / "summary.json", text)
     # Not before: a run that is ended in between would measure all again.
     _forget(stages)
