@@ -1,10 +1,16 @@
-"""Files written whole or not at all, and records of JSON lines."""
+"""Files written whole or not at all, records of JSON lines, and digests that tell of damage."""
 
+import hashlib
 import json
+import logging
 import os
 import pathlib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+SEALED = re.compile(r', "([^"]*)": "([0-9a-f]{16})"}$')
+"""The end of a line with a digest, and its two texts."""
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
@@ -20,22 +26,137 @@ def write_text(path: pathlib.Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def json_text(record: Any) -> str:
+    """Indented JSON."""
+    return json.dumps(record, indent=2) + "\n"
+
+
 def write_json(path: pathlib.Path, record: Any) -> None:
     """Writes indented JSON, whole or not at all."""
-    write_text(path, json.dumps(record, indent=2) + "\n")
+    write_text(path, json_text(record))
 
 
-def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The records of a file of JSON lines, none if it is absent; up to one cut short by a crash."""
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+def sealed(record: Mapping[str, Any]) -> str:
+    """A JSON line whose last entry is a digest of the others.
+
+    >>> sealed({"epoch": 1})
+    '{"epoch": 1, "digest": "becef8ff3d5edb2b"}'
+    """
+    text = json.dumps(record)
+    return f'{text[:-1]}, "digest": "{_short(text)}"}}'
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _unsealed(line: bytes) -> dict[str, Any]:
+    """The record of a line, with a digest or from before there were some.
+
+    Raises:
+      ValueError: it is damaged, or no record.
+    """
+    text = line.decode()
+    end = SEALED.search(text)
+    # By its shape: where the name of the digest is damaged, the line is not one without.
+    if end and (end[1] != "digest" or end[2] != _short(text := text[: end.start()] + "}")):
+        raise ValueError("its digest is that of another text")
+    record = json.loads(text)
+    if not isinstance(record, dict) or "digest" in record:
+        raise ValueError("it is no record")
+    return record
+
+
+def read_lines(path: pathlib.Path, *, strict: bool = False) -> list[dict[str, Any]]:
+    """The records of a file of JSON lines, none if it is absent.
+
+    What is damaged is left out, with a warning; without one a last line that a crash cut short.
+
+    Args:
+      path: of the file, which ``sealed`` or any program wrote.
+      strict: raise for a damaged line instead.
+
+    Raises:
+      ValueError: with ``strict``; names the line.
+    """
+    lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    records, damaged = [], []
+    for number, line in enumerate(lines, 1):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            records.append(_unsealed(line))
+        except (ValueError, RecursionError) as error:
+            if number == len(lines):
+                break
+            if strict:
+                raise ValueError(f"line {number} is damaged: {error}") from None
+            damaged.append(str(number))
+    if damaged:
+        logging.getLogger(__name__).warning(
+            "%s is damaged: left out line %s", path, ", ".join(damaged)
+        )
     return records
 
 
-def write_lines(path: pathlib.Path, records: Iterable[Any]) -> None:
-    """Writes JSON lines, whole or not at all."""
-    write_text(path, "".join(json.dumps(record) + "\n" for record in records))
+def write_lines(path: pathlib.Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Writes JSON lines with digests, whole or not at all."""
+    write_text(path, "".join(sealed(record) + "\n" for record in records))
+
+
+def digest_of_arrays(arrays: Mapping[str, Any]) -> str:
+    """A SHA-256 over names, dtypes, shapes and bits of numpy arrays, whatever their order."""
+    found = hashlib.sha256()
+    for name in sorted(arrays):
+        array = arrays[name]
+        found.update(f"{name} {array.dtype.name} {array.shape}\n".encode())
+        found.update(array.tobytes())
+    return found.hexdigest()
+
+
+SUMS = "SHA256SUMS"
+"""A file of digests, as ``sha256sum --check`` reads it."""
+
+
+def sums_of(folder: pathlib.Path, names: Iterable[str], **texts: str) -> str:
+    """The text of a ``SHA256SUMS``.
+
+    Args:
+      folder: of the files.
+      names: of those that are there.
+      texts: of those that are not there yet, by name.
+    """
+    contents = {name: (folder / name).read_bytes() for name in names}
+    contents |= {name: text.encode() for name, text in texts.items()}
+    lines = (f"{hashlib.sha256(x).hexdigest()}  {name}\n" for name, x in contents.items())
+    return "".join(lines)
+
+
+def changed_files(folder: pathlib.Path, needed: Iterable[str]) -> list[str] | None:
+    """The files that are not what the ``SHA256SUMS`` beside them says; None if there is none.
+
+    Args:
+      folder: where they are.
+      needed: names that have to be in it.
+    """
+    if not (folder / SUMS).exists():
+        return None
+    text = (folder / SUMS).read_text(encoding="utf-8", errors="replace")
+    digests = {name: digest for digest, _, name in (x.partition("  ") for x in text.splitlines())}
+    if set(needed) - digests.keys():
+        return [SUMS]
+    return [name for name, digest in digests.items() if _sum(folder / name) != digest]
+
+
+def _sum(path: pathlib.Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except (OSError, ValueError):  # a name with a NUL, of a damaged line
+        return ""
+
+
+def set_aside(path: pathlib.Path) -> pathlib.Path:
+    """Renames what is damaged, to ``<name>.damaged`` or the next of that name that is free."""
+    free = path.with_name(f"{path.name}.damaged")
+    number = 2
+    while free.exists():
+        free, number = path.with_name(f"{path.name}.damaged{number}"), number + 1
+    return path.rename(free)

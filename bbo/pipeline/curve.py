@@ -1,7 +1,6 @@
 """The last stage of a run: the trained network, pruned and evaluated at every intensity."""
 
 import contextlib
-import json
 import pathlib
 import time
 from collections.abc import Callable, Iterator
@@ -13,15 +12,17 @@ import numpy as np
 
 from bbo import compaction, pruning, trees
 from bbo.compaction.channels import Channels
-from bbo.files import read_lines, write_lines
-from bbo.pipeline.points import CurveTools, pruning_curve
+from bbo.files import read_lines, sealed, write_lines
+from bbo.pipeline.points import CurveTools, Point, points_of, pruning_curve, settings_at
 from bbo.pipeline.prunable import prunable
 from bbo.pipeline.run import Run, Trained, accuracy_on, choices
 from bbo.pruning.recovery.by_name import FUNCTIONS as RECOVER
 from bbo.pruning.recovery.by_name import Context
 from bbo.pruning.units import channel_scores, describe, tie_scores
+from bbo.settings.pruning_sections import PruningConfig
 from bbo.training.bar import progress_bar
 from bbo.training.devices import agreed, is_first_process, replicate, shard_batch
+from bbo.training.finite import require_finite
 from bbo.training.preemption import Poll, polled
 from bbo.types import Array, Params, PyTree, Rng
 
@@ -88,28 +89,41 @@ def prune_network(
       Preempted: from ``poll``, before a batch.
     """
     path, config = workdir / "curve.jsonl", run.config.pruning
-    rows = read_lines(path) if is_first_process() else []
-    known = agreed(len(rows))
-    points = len(config.granularity) * len(config.sparsities) * len(config.recovery)
-    tools = curve_tools(run, network.variables, poll)
     about = {"method": run.config.noise.noise, "state": run.config.train.select}
-    with _appending(path, rows) as keep:
-        found = pruning_curve(network.variables, config, tools, skip=known)
+    points = points_of(config)
+    rows = _known(path, about, config) if is_first_process() else {}
+    left = [point for point in points if not agreed(point in rows)]
+    tools = curve_tools(run, network.variables, poll)
+    with _appending(path, list(rows.values())) as keep:
+        found = pruning_curve(network.variables, config, tools, points=left)
         bar = progress_bar(
             found,
-            total=points,
-            initial=known,
+            total=len(points),
+            initial=len(points) - len(left),
             desc="pruning",
             unit="point",
             disable=not is_first_process(),
         )
         started = time.monotonic()
-        for row in bar:
+        for point, row in zip(left, bar, strict=True):
             now = time.monotonic()
-            rows.append(about | row | {"seconds": now - started})
-            keep(rows[-1])
+            rows[point] = about | row | {"seconds": now - started}
+            keep(rows[point])
             started = now
-    return rows
+    return [rows[point] for point in points if point in rows]
+
+
+def _known(
+    path: pathlib.Path, about: dict[str, Any], config: PruningConfig
+) -> dict[Point, dict[str, Any]]:
+    """The rows of a file by what they measure; those of anything else do not count."""
+    held = read_lines(path)
+    return {
+        point: row
+        for point in points_of(config)
+        for row in held
+        if (about | settings_at(config, point)).items() <= row.items() and "error" in row
+    }
 
 
 def recovery_context(run: Run, batches: list[PyTree], poll: Poll) -> Context:
@@ -161,9 +175,13 @@ def curve_tools(run: Run, variables: PyTree, poll: Poll) -> CurveTools:
         cut = compaction.dead_channels(found, pruned)
         return {"macs_compact": compaction.shares_left(pruned, cut, run.macs)["macs"]}
 
+    def mend(recovery: str, pruned: PyTree) -> PyTree:
+        # Of a network of NaN the measured numbers may be finite all the same.
+        return require_finite(RECOVER[recovery](context, variables, pruned))
+
     return CurveTools(
         prepare=prepare,
-        mend=lambda recovery, pruned: RECOVER[recovery](context, variables, pruned),
+        mend=mend,
         evaluate=measure,
         macs=run.macs,
         compact=compact,
@@ -197,7 +215,7 @@ def _appending(
     with path.open("a", encoding="utf-8") as lines:
 
         def keep(row: dict[str, Any]) -> None:
-            lines.write(json.dumps(row) + "\n")
+            lines.write(sealed(row) + "\n")
             lines.flush()
 
         yield keep

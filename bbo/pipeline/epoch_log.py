@@ -1,12 +1,11 @@
 """Numbers of a run as it goes: lines of JSON and TensorBoard events."""
 
 import contextlib
-import json
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
 
-from bbo.files import read_lines, write_lines
+from bbo.files import read_lines, sealed, set_aside, write_lines
 from bbo.pipeline.progress import Progress, steps_done
 from bbo.pipeline.run import Run
 from bbo.training.bar import progress_bar
@@ -20,18 +19,23 @@ def metrics_writer(
     """Gives ``write(epoch, values)``: to ``metrics.jsonl`` and to TensorBoard events.
 
     Records of epochs after ``resumed_epoch`` are removed first: they belong to work that was
-    lost and will be written again.
+    lost and will be written again. If some before it are missing, that is told, and what there is
+    of the file is kept beside.
     """
     from tensorboardX import SummaryWriter  # with torch, if that is installed: seconds
 
     path = workdir / "metrics.jsonl"
-    held = read_lines(path)
-    write_lines(path, [record for record in held if record["epoch"] <= resumed_epoch])
+    whole = {record.get("epoch"): record for record in read_lines(path)}
+    held = [whole[epoch] for epoch in range(1, resumed_epoch + 1) if epoch in whole]
+    if lost := resumed_epoch - len(held):
+        kept = f"; what is left is in {set_aside(path).name}" if path.exists() else ""
+        tell(f"{path} was damaged or removed: {lost} of {resumed_epoch} epochs are missing{kept}")
+    write_lines(path, held)
     events = SummaryWriter(str(workdir / "tensorboard"), purge_step=resumed_epoch + 1)
     with path.open("a", encoding="utf-8") as lines, contextlib.closing(events):
 
         def write(epoch: int, values: Mapping[str, float]) -> None:
-            lines.write(json.dumps({"epoch": epoch, **values}) + "\n")
+            lines.write(sealed({"epoch": epoch, **values}) + "\n")
             lines.flush()
             for name, value in values.items():
                 events.add_scalar(name, value, epoch)

@@ -3,18 +3,29 @@
 import contextlib
 import json
 import pathlib
+import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from bbo.compaction.cost import num_params
-from bbo.files import read_lines, write_json
+from bbo.files import (
+    SUMS,
+    json_text,
+    read_lines,
+    set_aside,
+    sums_of,
+    write_json,
+    write_text,
+)
 from bbo.pipeline.curve_file import plot_curve, read_curve, subtitle, title, write_curve
+from bbo.pipeline.epoch_log import tell
+from bbo.pipeline.finished import damaged_records
 from bbo.pipeline.run import Run, set_up
 from bbo.pipeline.stages import Stage, train_and_prune
 from bbo.pipeline.vmapped import check_alike, train_together
-from bbo.settings.config import ExperimentConfig
+from bbo.settings.config import ExperimentConfig, to_json
 from bbo.settings.workdir import claim, held, is_finished, record_start
 from bbo.training import preemption
 from bbo.training.devices import agreed, is_first_process
@@ -42,8 +53,9 @@ def run_experiment(
     Args:
       config: all settings.
       workdir: the folder of this run, made if absent. Left in it: ``config.json``,
-        ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``curve.csv``, ``curve.png`` and,
-        last of all, ``summary.json``.
+        ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``curve.csv``, ``curve.png``, their
+        digests in ``SHA256SUMS`` and, last of all, ``summary.json``. What is damaged of a finished
+        run is set aside and made again.
       should_stop: asked throughout, see ``preemption.watch``.
 
     Raises:
@@ -54,7 +66,7 @@ def run_experiment(
     """
     claim(workdir, config)
     # Asked once for all processes: they must not disagree about what comes next.
-    if agreed(is_finished(workdir)):
+    if agreed(_is_whole(workdir, config)):
         return read_result(workdir)
     run = set_up(config)
     with _started(workdir, config):
@@ -83,7 +95,7 @@ def run_members(
     left = [
         (config, folder)
         for config, folder in zip(configs, folders, strict=True)
-        if not is_finished(folder)
+        if not _is_whole(folder, config)
     ]
     made: list[Run] = []
     for config, _ in left:
@@ -116,8 +128,33 @@ def _started(workdir: pathlib.Path, config: ExperimentConfig) -> Iterator[None]:
         if not agreed(refusal is None):
             raise refusal or UsageError(f"the first process may not work in {workdir} and says why")
         if is_first_process():
+            _set_damaged_aside(workdir, config)
             record_start(workdir, config)
         yield
+
+
+def _is_whole(workdir: pathlib.Path, config: ExperimentConfig) -> bool:
+    """Whether a run is finished, and its files are as it has left them."""
+    return is_finished(workdir) and not damaged_records(workdir, config)
+
+
+def _set_damaged_aside(workdir: pathlib.Path, config: ExperimentConfig) -> None:
+    """Makes a finished run with damaged files one that is not finished; nothing is deleted."""
+    damaged = damaged_records(workdir, config) if is_finished(workdir) else []
+    if not damaged:
+        return
+    tell(
+        f"{workdir} is damaged: {', '.join(damaged)}; kept under another name, and made again from "
+        "the last checkpoint"
+    )
+    if "config.json" in damaged:  # the settings are those that ``claim`` has compared
+        shutil.copy2(workdir / "config.json", workdir / "config.json.damaged")
+        write_json(workdir / "config.json", {"config": to_json(config), "environments": []})
+    # The epochs cannot be made again: what is left of them is taken up where training goes on.
+    left = ("config.json", *(name for name in damaged if name.endswith("metrics.jsonl")))
+    for path in (workdir / name for name in sorted({*damaged, "summary.json"} - {*left})):
+        if path.exists():
+            set_aside(path)
 
 
 def _complete(run: Run, workdir: pathlib.Path, should_stop: preemption.ShouldStop) -> Result:
@@ -157,17 +194,29 @@ def _finish(
     curve = read_curve(workdir / "curve.csv")
     heading = f"{title(config)}\n{subtitle(config)}"
     plot_curve(workdir / "curve.png", curve, title=heading)
-    epochs = [epoch for stage in stages for epoch in read_lines(stage.folder / "metrics.jsonl")]
     summary = {
         "unpruned_test_top1": _unpruned(curve),
-        "seconds_to_train": round(sum(epoch["seconds"] for epoch in epochs), 2),
+        "seconds_to_train": _seconds_to_train(config, stages),
         **summary,
         "failed_points": len(failed),
     }
-    write_json(workdir / "summary.json", summary)
+    text = json_text(summary)
+    epochs = [stage.folder.relative_to(workdir) / "metrics.jsonl" for stage in stages]
+    names = map(str, ("config.json", "curve.csv", "curve.png", *epochs))
+    there = [name for name in names if (workdir / name).exists()]  # metrics may have been lost
+    write_text(workdir / SUMS, sums_of(workdir, there, **{"summary.json": text}))
+    write_text(workdir / "summary.json", text)
     # Not before: a run that is ended in between would measure all again.
     _forget(stages)
     return Result(workdir, curve, summary)
+
+
+def _seconds_to_train(config: ExperimentConfig, stages: list[Stage]) -> float | None:
+    """All epochs together; None if the records of some were lost."""
+    found = [epoch for stage in stages for epoch in read_lines(stage.folder / "metrics.jsonl")]
+    seconds = [epoch["seconds"] for epoch in found if "seconds" in epoch]
+    again = config.iterations.retrain_epochs * (len(stages) - 1)
+    return round(sum(seconds), 2) if len(seconds) == config.train.epochs + again else None
 
 
 def _forget(stages: list[Stage]) -> None:
@@ -183,6 +232,6 @@ def _unpruned(curve: pd.DataFrame) -> dict[str, float]:
 
 
 def read_result(workdir: pathlib.Path) -> Result:
-    """The result of a finished run, from its folder."""
+    """The result of a finished run, from its folder, whose files are whole."""
     summary = json.loads((workdir / "summary.json").read_text(encoding="utf-8"))
     return Result(workdir, read_curve(workdir / "curve.csv"), summary)

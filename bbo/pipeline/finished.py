@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
+from bbo.files import changed_files
 from bbo.pipeline.curve_file import read_curve
 from bbo.settings.config import ExperimentConfig, from_json
 from bbo.settings.workdir import is_finished
@@ -33,6 +34,39 @@ class FinishedRun(NamedTuple):
     """What it ran on, see ``provenance.environment``."""
 
 
+def damaged_records(folder: pathlib.Path, config: ExperimentConfig) -> list[str]:
+    """Which files of a finished run are not as it left them.
+
+    Of a run from before digests were written along is known only what cannot be read, and a curve
+    that lacks points.
+    """
+    if (changed := changed_files(folder, RECORDS)) is not None:
+        return changed
+    wrong = []
+    for name, read in {"curve.csv": _check_curve, "summary.json": _check_summary}.items():
+        try:
+            read(folder / name, config)
+        except (OSError, ValueError, KeyError, TypeError):
+            wrong.append(name)
+    return wrong
+
+
+def _check_summary(path: pathlib.Path, config: ExperimentConfig) -> None:
+    del config
+    if not isinstance(json.loads(path.read_text(encoding="utf-8")), dict):
+        raise ValueError("no summary")
+
+
+def _check_curve(path: pathlib.Path, config: ExperimentConfig) -> None:
+    curve, pruning, times = read_curve(path), config.pruning, config.iterations.prune_iterations
+    sparsities = len(pruning.sparsities) if times == 1 else times + 1
+    points = len(pruning.granularity) * sparsities * len(pruning.recovery)
+    told = [name for name in ("test_top1", "error") if name in curve]
+    measured = len(curve.dropna(how="all", subset=told))
+    if measured < max(points, len(curve)):
+        raise ValueError(f"{measured} of {points} points")
+
+
 def read_run(folder: pathlib.Path, name: str) -> FinishedRun:
     """Reads the records of a finished run.
 
@@ -56,6 +90,9 @@ def read_run(folder: pathlib.Path, name: str) -> FinishedRun:
         curve = read_curve(folder / reading)
         if lacking := sorted(NEEDED - set(curve.columns)):
             raise ValueError(f"no column {', '.join(lacking)}")
+        if damaged := damaged_records(folder, config):
+            reading = ", ".join(damaged)
+            raise ValueError("not as the run has left it")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"damaged: {reading} cannot be read ({reason})") from None

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from bbo.noise.schedule import draw_removed
+from bbo.pipeline.divergence import FINITE, check_finite, numbers_of
 from bbo.pipeline.epoch_log import WriteEpoch, recorder, tell
 from bbo.pipeline.progress import Metrics, Progress, beginning, pack, trained_copy, unpack
 from bbo.pipeline.run import Run, Trained, accuracy_on, training_batches, variables_of
@@ -18,9 +19,10 @@ from bbo.settings.config import ExperimentConfig
 from bbo.training import checkpoint, preemption
 from bbo.training.devices import AHEAD
 from bbo.training.evaluation import CLASS
+from bbo.training.finite import all_finite
 from bbo.training.preemption import Poll, ShouldStop
 from bbo.training.step import METRICS, TrainState
-from bbo.types import Preempted, PyTree, RunError
+from bbo.types import Array, Preempted, PyTree
 
 
 class Together(NamedTuple):
@@ -38,6 +40,8 @@ class Together(NamedTuple):
 class Steps(NamedTuple):
     """How runs take a training step: one by itself, or several as one program (``vmapped``)."""
 
+    finite: Callable[[PyTree], Array]
+    """Whether all of a network's numbers are; of several runs for each of them."""
     batches: Callable[[int], Iterator[PyTree]]
     """Those of an epoch."""
     step: Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
@@ -66,7 +70,7 @@ def train_network(
 
     Raises:
       Preempted: by ``should_stop``; all has been saved.
-      RunError: the loss is no longer a number.
+      RunError: the loss, the network or a checkpoint is no longer of finite numbers.
     """
 
     def part(now: Together) -> list[Progress]:
@@ -78,6 +82,7 @@ def train_network(
     steps = config.train.epochs * run.steps_per_epoch
     removed = draw_removed(config.noise, noise_rng, steps).reshape(config.train.epochs, -1)
     alone = Steps(
+        finite=all_finite,
         batches=lambda epoch: zip(training_batches(run, epoch), removed[epoch - 1], strict=False),
         step=lambda state, call: programs[call[1]](state, run.images["train"], call[0]),
         join=lambda found: Together(found[0].state, [*found], found[0].collected, found[0].seconds),
@@ -106,19 +111,10 @@ def train(
     config = runs[0].config.train
     with contextlib.ExitStack() as stack:
         managers = [stack.enter_context(checkpoint.open_checkpoints(path)) for path in folders]
-        restored = [
-            checkpoint.restore_newest(manager, pack(run, beginning(run)))
-            for manager, run in zip(managers, runs, strict=True)
-        ]
-        found = [unpack(run, tree) for run, (_, tree) in zip(runs, restored, strict=True)]
-        if len({(progress.epochs, len(progress.collected)) for progress in found}) > 1:
+        found, count = _restored(runs, managers)
+        if not found:
             tell("the runs were interrupted at different steps: each goes on alone")
             return [], start
-        count = max(count for count, _ in restored)
-        if count:
-            done = len(found[0].collected) * runs[0].steps_per_call
-            taken = f"{done} of {runs[0].steps_per_epoch} steps"
-            tell(f"going on after {found[0].epochs} epochs and {taken}")
         count = count or start
         poll = preemption.poller(should_stop, count)
         writers = [
@@ -127,13 +123,19 @@ def train(
         ]
         records, show = [record for record, _ in writers], writers[0][1]
 
+        def check(now: Together) -> list[Progress]:
+            parts = steps.part(now)
+            for run, manager, progress in zip(runs, managers, parts, strict=True):
+                check_finite(run, progress, checkpoint.newest(manager))
+            return parts
+
         def save(count: int, now: Together) -> None:
-            for run, manager, progress in zip(runs, managers, steps.part(now), strict=True):
+            for run, manager, progress in zip(runs, managers, check(now), strict=True):
                 checkpoint.save(manager, count, pack(run, progress))
 
         now = begun = steps.join(found)
         try:
-            for now in advance(runs, begun, steps, records, poll):
+            for now in advance(runs, begun, steps, records, poll, check):
                 first = now.members[0]._replace(collected=now.collected)
                 show(first)
                 count = poll()
@@ -148,6 +150,31 @@ def train(
     return [progress.best for progress in now.members], count
 
 
+def _restored(
+    runs: Sequence[Run], managers: Sequence[checkpoint.CheckpointManager]
+) -> tuple[list[Progress], int]:
+    """How far runs had come, and the count of work done; none if some stand elsewhere than others.
+
+    Raises:
+      RunError: no checkpoint can be read, or the network of one is not of finite numbers.
+    """
+    restored = [
+        checkpoint.restore_newest(manager, pack(run, beginning(run)))
+        for manager, run in zip(managers, runs, strict=True)
+    ]
+    found = [unpack(run, tree) for run, (_, tree) in zip(runs, restored, strict=True)]
+    if len({(progress.epochs, len(progress.collected)) for progress in found}) > 1:
+        return [], 0
+    count = max(count for count, _ in restored)
+    if count:
+        done = len(found[0].collected) * runs[0].steps_per_call
+        taken = f"{done} of {runs[0].steps_per_epoch} steps"
+        tell(f"going on after {found[0].epochs} epochs and {taken}")
+    for run, progress in zip(runs, found, strict=True):
+        check_finite(run, progress, None)
+    return found, count
+
+
 def is_due(every: int, epochs: int, progress: Progress) -> bool:
     """Whether an epoch has ended after which a checkpoint is to be written."""
     done = progress.epochs
@@ -160,23 +187,25 @@ def advance(
     steps: Steps,
     records: Sequence[WriteEpoch],
     poll: Poll,
+    check: Callable[[Together], list[Progress]],
 ) -> Iterator[Together]:
     """The training loop: progress after every call, and after every epoch.
 
-    Calls are dispatched a few ahead of the device.
+    Calls are dispatched a few ahead of the device. ``check`` parts what has been done, and raises
+    RunError if it is not finite.
     """
     for epoch in range(now.members[0].epochs + 1, runs[0].config.train.epochs + 1):
         started = time.monotonic() - now.seconds
         collected = now.collected
         for batch in itertools.islice(steps.batches(epoch), len(collected), None):
             state, means = steps.step(now.state, batch)
-            collected.append(means)
+            collected.append(means | {FINITE: steps.finite(numbers_of(state))})
             jax.block_until_ready(collected[-AHEAD:][0])
             now = now._replace(state=state, seconds=time.monotonic() - started)
             yield now
         finished = [
             _finish_epoch(run, progress, record, poll, started)
-            for run, progress, record in zip(runs, steps.part(now), records, strict=True)
+            for run, progress, record in zip(runs, check(now), records, strict=True)
         ]
         now = Together(now.state, finished, [], 0.0)
         yield now
@@ -196,10 +225,9 @@ def _finish_epoch(
 
     Raises:
       Preempted: from ``poll``.
-      RunError: the loss is no longer a number.
     """
     epoch = progress.epochs + 1
-    numbers = _means(epoch, progress.collected)
+    numbers = _means(progress.collected)
     watched = {"best_test": "test"}.get(run.config.train.select, "validation")
     measured = accuracy_on(run, watched, variables_of(progress.state), poll)
     # By class only in the end: a hundred lines in every epoch would hide the others.
@@ -209,19 +237,13 @@ def _finish_epoch(
     return Progress(progress.state, best, epochs=epoch, collected=[], seconds=0.0)
 
 
-def _means(epoch: int, collected: list[Metrics]) -> dict[str, float]:
+def _means(collected: list[Metrics]) -> dict[str, float]:
     """Of the metrics of an epoch, by ``train_<name>``."""
     read = jax.device_get(collected)
-    means = {
+    return {
         f"train_{name}": float(np.mean([call[name] for call in read], dtype=np.float64))
         for name in METRICS
     }
-    if not np.isfinite(means["train_loss"]):
-        raise RunError(
-            f"training diverged: the loss of epoch {epoch} is {means['train_loss']}; "
-            "lower learning_rate or rate, or raise q"
-        )
-    return means
 
 
 def _select(config: ExperimentConfig, progress: Progress, accuracy: float | None) -> Trained:

@@ -5,7 +5,7 @@ import functools
 import itertools
 import math
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +14,28 @@ from absl import logging
 from bbo.pruning import Pruner
 from bbo.settings.pruning_sections import PruningConfig
 from bbo.training.evaluation import CLASS
-from bbo.types import Preempted, PyTree, UsageError
+from bbo.types import Preempted, PyTree, RunError, UsageError
+
+Point = tuple[str, float, str]
+"""Granularity, sparsity and recovery: what a row of a curve measures."""
+
+
+def points_of(config: PruningConfig) -> list[Point]:
+    """All points of a curve, in the order of its rows."""
+    return list(itertools.product(config.granularity, config.sparsities, config.recovery))
+
+
+def settings_at(config: PruningConfig, point: Point) -> dict[str, Any]:
+    """The columns that tell what a row measures."""
+    granularity, sparsity, recovery = point
+    return {
+        "criterion": config.criterion,
+        "granularity": granularity,
+        "scope": config.scope,
+        "meaning": config.meaning,
+        "recovery": recovery,
+        "sparsity": sparsity,
+    }
 
 
 class CurveTools(NamedTuple):
@@ -33,7 +54,11 @@ class CurveTools(NamedTuple):
 
 
 def pruning_curve(
-    variables: PyTree, config: PruningConfig, tools: CurveTools, *, skip: int = 0
+    variables: PyTree,
+    config: PruningConfig,
+    tools: CurveTools,
+    *,
+    points: Sequence[Point] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Prunes and evaluates at every sparsity: one row for each granularity, sparsity and recovery.
 
@@ -43,7 +68,7 @@ def pruning_curve(
       variables: ``params`` and ``batch_stats`` of the trained network.
       config: what to prune, and how.
       tools: see there.
-      skip: rows that are known already; the first to be left out.
+      points: some of ``points_of``, in their order; None takes all.
 
     Yields:
       rows of the curve: settings, ``sparsity`` requested and ``achieved_sparsity`` (fraction of
@@ -52,25 +77,16 @@ def pruning_curve(
       joined to one; and ``error``: empty, or why the point could not be measured: the columns of
       ``tools.evaluate`` are missing then, and those of what is kept if it could not be pruned.
     """
-    points = itertools.product(config.granularity, config.sparsities, config.recovery)
-    left = itertools.islice(points, skip, None)
+    left = points_of(config) if points is None else points
     for granularity, of_granularity in itertools.groupby(left, operator.itemgetter(0)):
         pruner, why = _attempt(functools.partial(tools.prepare, granularity))
         for sparsity, of_sparsity in itertools.groupby(of_granularity, operator.itemgetter(1)):
             prune = functools.partial(_prune, pruner, variables, sparsity, tools)
             found, error = _attempt(prune) if pruner else (None, why)
             pruned, kept = found or (None, {})
-            for _, _, recovery in of_sparsity:
-                settings = {
-                    "criterion": config.criterion,
-                    "granularity": granularity,
-                    "scope": config.scope,
-                    "meaning": config.meaning,
-                    "recovery": recovery,
-                    "sparsity": sparsity,
-                }
-                measured = _measured(pruned, recovery, tools) if found else {"error": error}
-                yield settings | kept | measured
+            for point in of_sparsity:
+                measured = _measured(pruned, point[2], tools) if found else {"error": error}
+                yield settings_at(config, point) | kept | measured
 
 
 def _prune(
@@ -89,6 +105,8 @@ def _attempt(work: Callable[[], Any]) -> tuple[Any, str]:
         return work(), ""
     except (Preempted, UsageError):
         raise
+    except RunError as error:  # what is said for people, and of all processes
+        return None, str(error)
     except Exception as error:  # of the device, out of memory: whatever it is, it is recorded
         if jax.process_count() > 1:  # the others are in the midst of this point, and would wait
             raise

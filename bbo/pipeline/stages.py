@@ -43,7 +43,7 @@ def train_and_prune(run: Run, workdir: pathlib.Path, should_stop: ShouldStop) ->
 
     Raises:
       Preempted: by ``should_stop``; the same call goes on from there.
-      RunError: the loss is no longer a number.
+      RunError: the loss or the network is no longer of finite numbers.
     """
     config = run.config.iterations
     network, count = train_network(run, workdir, should_stop)

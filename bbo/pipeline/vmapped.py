@@ -14,6 +14,7 @@ from bbo.pipeline.loop import Steps, Together, train
 from bbo.pipeline.progress import Progress
 from bbo.pipeline.run import Run, spread_over_devices, training_choices
 from bbo.settings.config import ExperimentConfig
+from bbo.training.finite import all_finite
 from bbo.training.preemption import ShouldStop
 from bbo.training.step import TrainState
 from bbo.types import Array, PyTree, UsageError
@@ -70,7 +71,7 @@ def train_together(
 
     Raises:
       Preempted: by ``should_stop``; all has been saved.
-      RunError: the loss of a member is no longer a number.
+      RunError: the loss or network of a member is no longer of finite numbers.
     """
     train(members, folders, steps_of(members), should_stop)
 
@@ -79,6 +80,7 @@ def steps_of(members: Sequence[Run]) -> Steps:
     """The training steps of all, as one program."""
     step, images, rates = create_step(members)
     return Steps(
+        finite=jax.jit(jax.vmap(all_finite)),
         batches=lambda epoch: training_batches(members, epoch),
         step=lambda state, batch: step(state, images, batch, rates),
         join=_join,

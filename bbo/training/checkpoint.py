@@ -1,5 +1,6 @@
-"""Checkpoints of a run, through Orbax; the newest is kept."""
+"""Checkpoints of a run, through Orbax; the newest two are kept, each with a digest."""
 
+import json
 import pathlib
 
 import jax
@@ -8,7 +9,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
+from bbo import trees
+from bbo.files import digest_of_arrays, set_aside
+from bbo.training.devices import agreed, is_first_process
 from bbo.types import PyTree, RunError, UsageError
+
+CheckpointManager = ocp.CheckpointManager
+DIGEST = "sha256"
+"""In what Orbax keeps beside the arrays of a checkpoint: over all of them."""
 
 
 def open_checkpoints(workdir: pathlib.Path) -> ocp.CheckpointManager:
@@ -18,9 +26,19 @@ def open_checkpoints(workdir: pathlib.Path) -> ocp.CheckpointManager:
 
     Args:
       workdir: they lie in its folder ``checkpoints``.
+
+    Raises:
+      RunError: there are some, and what is with their arrays is damaged, of all.
     """
-    options = ocp.CheckpointManagerOptions(max_to_keep=1)
-    return ocp.CheckpointManager((workdir / "checkpoints").absolute(), options=options)
+    folder = (workdir / "checkpoints").absolute()
+    # Orbax ends in an error of its own where one of them is not described as it should be.
+    found = sorted(path for path in folder.glob("*") if path.name.isdigit())
+    damaged = [path for path in found if not _is_described(path)]
+    if agreed(bool(damaged)) and agreed(len(damaged) == len(found)):
+        raise _unreadable(damaged)
+    _set_aside(damaged)
+    options = ocp.CheckpointManagerOptions(max_to_keep=2)
+    return ocp.CheckpointManager(folder, options=options)
 
 
 def save(manager: ocp.CheckpointManager, count: int, tree: PyTree) -> None:
@@ -33,36 +51,104 @@ def save(manager: ocp.CheckpointManager, count: int, tree: PyTree) -> None:
       tree: the same in every process, on all devices.
     """
     # A copy, because it is written in the background while the next step may reuse the memory.
-    manager.save(count, args=ocp.args.StandardSave(jax.tree.map(jnp.copy, tree)), force=True)
+    copied = jax.tree.map(jnp.copy, tree)
+    digest = {DIGEST: _digest(copied)}
+    manager.save(count, args=ocp.args.StandardSave(copied), force=True, custom_metadata=digest)
     if jax.distributed.is_initialized():
         # Orbax asks jax with this count once more at the end, in a thread of the first process:
         # after a larger one that would make the processes disagree about where to stop.
         manager.wait_until_finished()
 
 
+def _digest(tree: PyTree) -> str:
+    return digest_of_arrays(jax.tree.map(np.asarray, trees.flatten(tree)))
+
+
+def newest(manager: ocp.CheckpointManager) -> pathlib.Path | None:
+    """The folder of the newest checkpoint, if there is one."""
+    count = manager.latest_step()
+    return None if count is None else pathlib.Path(manager.directory) / str(count)
+
+
 def restore_newest(manager: ocp.CheckpointManager, like: PyTree) -> tuple[int, PyTree]:
-    """The newest checkpoint and its count; 0 and ``like`` itself if there is none.
+    """The newest checkpoint that is whole, and its count; 0 and ``like`` itself if there is none.
+
+    Newer ones that are damaged are set aside: renamed, with a warning.
 
     Args:
       manager: from ``open_checkpoints``.
       like: a tree of arrays of the same structure, shapes and shardings.
 
     Raises:
-      RunError: it cannot be read.
+      RunError: there are some, and none can be read; they are left as they are.
     """
-    count = manager.latest_step()
-    if count is None:
-        return 0, like
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    folder, damaged = pathlib.Path(manager.directory), []
+    counts = sorted(manager.all_steps(), reverse=True)
+    for count in counts:
+        tree = None
+        try:
+            told = _told(folder / str(count))
+            tree = manager.restore(count, args=ocp.args.StandardRestore(abstract))
+            _check(tree, told)
+        except Exception as error:  # of many kinds and many lines
+            logging.debug("restoring a checkpoint", exc_info=error)
+            tree = None
+        if agreed(tree is not None):
+            _set_aside(damaged)
+            manager.reload()
+            return count, tree
+        damaged.append(folder / str(count))
+    if not counts:
+        return 0, like
+    raise _unreadable(damaged)
+
+
+def _unreadable(damaged: list[pathlib.Path]) -> RunError:
+    names = " and ".join(map(str, damaged))
+    return RunError(
+        f"checkpoint {names} cannot be read: damaged, or of another version of the program; "
+        f"remove {damaged[0].parent} to train anew"
+    )
+
+
+def _set_aside(damaged: list[pathlib.Path]) -> None:
+    for path in damaged if is_first_process() else ():
+        kept = set_aside(path)
+        logging.warning(
+            "checkpoint %s is damaged: set aside as %s, going on from the one before",
+            *(path, kept.name),
+        )
+    agreed(1)  # none of the processes looks before all has been renamed
+
+
+def _is_described(folder: pathlib.Path) -> bool:
     try:
-        return count, manager.restore(count, args=ocp.args.StandardRestore(abstract))
-    except Exception as error:  # of many kinds and many lines
-        logging.debug("restoring a checkpoint", exc_info=error)
-        folder = manager.directory
-        raise RunError(
-            f"checkpoint {folder / str(count)} cannot be read: it is damaged, or of another "
-            f"version of the program; remove {folder} to train anew"
-        ) from None
+        _told(folder)
+    except (ValueError, OSError):
+        return False
+    return True
+
+
+def _told(folder: pathlib.Path) -> str | None:
+    """The digest that a checkpoint has with it; None of one from before there were some.
+
+    Raises:
+      ValueError, OSError: what is with it is damaged.
+    """
+    record = json.loads((folder / "_CHECKPOINT_METADATA").read_text(encoding="utf-8"))
+    if not isinstance(record, dict) or not isinstance(record.get("commit_timestamp_nsecs"), int):
+        raise ValueError("it is not described as Orbax does")
+    told = record.get("custom_metadata") or {}
+    if not isinstance(told, dict) or (told and not isinstance(told.get(DIGEST), str)):
+        raise ValueError("it has something other than a digest")
+    return told.get(DIGEST)
+
+
+def _check(tree: PyTree, told: str | None) -> None:
+    """Raises ValueError if the arrays have another digest."""
+    if told is not None and _digest(tree) != told:
+        raise ValueError("the arrays are not those that were saved")
 
 
 def read_newest(workdir: pathlib.Path) -> PyTree:
@@ -78,28 +164,36 @@ def read_newest(workdir: pathlib.Path) -> PyTree:
 
     Raises:
       UsageError: there is none.
-      RunError: it cannot be read.
+      RunError: it cannot be read, or its arrays are not those that were saved.
     """
     folder = (workdir / "checkpoints").absolute()
     missing = f"{workdir} has no checkpoint; name the folder of a run that has its checkpoints"
     if not folder.is_dir():
         raise UsageError(missing)
+    counts = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
+    if not counts:
+        raise UsageError(missing)
+    count = max(counts)
+    try:
+        told = _told(folder / str(count))
+        tree = _read(folder, count)
+        _check(tree, told)
+    except Exception as error:  # of many kinds and many lines
+        logging.debug("reading a checkpoint", exc_info=error)
+        raise RunError(
+            f"checkpoint {folder / str(count)} cannot be read: it is damaged; move {workdir} "
+            "away and give the command of the run again"
+        ) from None
+    return tree
+
+
+def _read(folder: pathlib.Path, count: int) -> PyTree:
     options = ocp.CheckpointManagerOptions(create=False)
     handler = ocp.StandardCheckpointHandler()  # without it, Orbax does not tell what is saved
     with ocp.CheckpointManager(folder, options=options, item_handlers=handler) as manager:
-        count = manager.latest_step()
-        if count is None:
-            raise UsageError(missing)
-        try:
-            # Only types and shapes matter: no memory is taken for them.
-            like = jax.tree.map(
-                lambda saved: np.broadcast_to(np.zeros((), saved.dtype), saved.shape),
-                manager.item_metadata(count).tree,
-            )
-            return manager.restore(count, args=ocp.args.StandardRestore(like))
-        except Exception as error:  # of many kinds and many lines
-            logging.debug("reading a checkpoint", exc_info=error)
-            raise RunError(
-                f"checkpoint {folder / str(count)} cannot be read: it is damaged; move {workdir} "
-                "away and give the command of the run again"
-            ) from None
+        # Only types and shapes matter: no memory is taken for them.
+        like = jax.tree.map(
+            lambda saved: np.broadcast_to(np.zeros((), saved.dtype), saved.shape),
+            manager.item_metadata(count).tree,
+        )
+        return manager.restore(count, args=ocp.args.StandardRestore(like))

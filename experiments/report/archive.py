@@ -107,7 +107,7 @@ def _run_record(folder: pathlib.Path, name: str) -> Record:
         curve = io.StringIO((folder / reading).read_bytes().decode(), newline="")
         points = [_apart(row) for row in csv.DictReader(curve, restval="")]
         reading = "metrics.jsonl"
-        epochs = [dict(epoch) for epoch in read_lines(folder / reading)]
+        epochs = [dict(epoch) for epoch in read_lines(folder / reading, strict=True)]
     except (ValueError, TypeError, AttributeError, csv.Error) as error:
         raise UsageError(f"{name} is damaged: {reading} cannot be read ({error})") from None
     counts = {"points": len(points), "epochs": len(epochs)}

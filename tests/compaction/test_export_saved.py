@@ -93,6 +93,19 @@ def test_damage_is_found(damage, tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [('"width": 0.5', '"width": 0.25'), ("record_sha256", "record_sha257"), ('"conv1"', '"conv3"')],
+)
+def test_a_record_that_was_changed_is_damaged(old, new, tmp_path):
+    export.save_network(tmp_path, spec=SPEC, variables=VARIABLES)
+    path = tmp_path / "network.json"
+    assert path.read_text().count(old) == 1
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(UsageError, match="holds a damaged network"):
+        export.load_network(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["network.json", "network.npz"])
 def test_what_is_missing_is_named(name, tmp_path):
     export.save_network(tmp_path, spec=SPEC, variables=VARIABLES)
@@ -151,8 +164,8 @@ def test_a_network_saved_before_structures_were_kept_is_nested_dicts(tmp_path):
     export.save_network(tmp_path, spec=SPEC, variables=VARIABLES)
     path = tmp_path / "network.json"
     told = json.loads(path.read_text())
-    assert list(told) == ["spec", "structure", "arrays", "sha256"]
-    del told["structure"]
+    assert list(told) == ["spec", "structure", "arrays", "sha256", "record_sha256"]
+    del told["structure"], told["record_sha256"]
     path.write_text(json.dumps(told))
     spec, loaded = export.load_network(tmp_path)
     assert spec == SPEC

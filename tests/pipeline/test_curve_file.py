@@ -94,7 +94,7 @@ def test_a_run_counts_the_points_that_failed(tmp_path):
     assert result.summary["failed_points"] == 1
     assert result.summary["unpruned_test_top1"] == {"batch_norm": 0.99, "none": 0.9876}
     assert failures(result.curve) == ["filters, 0 %, as pruned: ValueError: no"]
-    names = {"curve.csv", "curve.png", "summary.json"}
+    names = {"curve.csv", "curve.png", "summary.json", "SHA256SUMS"}
     assert {path.name for path in tmp_path.iterdir()} == names
 
 

@@ -29,7 +29,7 @@ SMALL = override(
 )
 FILES = set(
     ".lock config.json metrics.jsonl tensorboard checkpoints curve.csv curve.png "
-    "summary.json".split()
+    "summary.json SHA256SUMS".split()
 )
 COLUMNS = (
     "method state criterion granularity scope meaning recovery sparsity achieved_sparsity "
@@ -198,15 +198,15 @@ def test_a_run_interrupted_while_pruning_is_not_trained_again(finished, tmp_path
 
 
 def test_a_run_interrupted_before_its_last_file_has_its_curve(finished, tmp_path, monkeypatch):
-    write = files.write_json
+    write = files.write_text
 
-    def interrupted(path, record):
+    def interrupted(path, text):
         if path.name == "summary.json":
             raise Interruption
-        write(path, record)
+        write(path, text)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment, "write_json", interrupted)
+        patch.setattr(experiment, "write_text", interrupted)
         with pytest.raises(Interruption):
             run_experiment(SMALL, tmp_path)
     assert len(files.read_lines(tmp_path / "curve.jsonl")) == 4

@@ -39,7 +39,9 @@ def test_selection_keeps_the_latest_of_equals(accuracies):
 @pytest.mark.slow
 def test_divergence_names_the_epoch_and_finishes_nothing(tmp_path):
     config = override(ExperimentConfig(), **SMALL, learning_rate=1e30)
-    with pytest.raises(RunError, match=r"training diverged: the loss of epoch 1 is (nan|inf)"):
+    with pytest.raises(
+        RunError, match=r"diverged in step \d of epoch 1: the loss is (nan|inf); params"
+    ):
         run_experiment(config, tmp_path)
     assert not (tmp_path / "summary.json").exists() and not (tmp_path / "curve.csv").exists()
 

@@ -108,8 +108,8 @@ def test_sigterm_saves_and_exits_75(undisturbed, tmp_path):
     assert process.returncode == 75
     assert err.endswith("told to stop; saved, the same command goes on from there\n")
     assert "Traceback" not in err
-    (saved,) = (workdir / "checkpoints").iterdir()
-    assert int(saved.name) >= 7 and 1 <= len(records(workdir)) < 200
+    saved = max(int(path.name) for path in (workdir / "checkpoints").iterdir())
+    assert saved >= 7 and 1 <= len(records(workdir)) < 200
 
 
 def test_checkpoints_are_due_at_the_ends_of_epochs():

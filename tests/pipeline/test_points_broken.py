@@ -10,6 +10,7 @@ import pytest
 from bbo import pruning
 from bbo.pipeline import points
 from bbo.settings.pruning_sections import PruningConfig
+from bbo.training.finite import require_finite
 from bbo.types import Preempted, UsageError
 
 
@@ -62,6 +63,17 @@ def test_a_point_that_fails_is_recorded_and_the_rest_goes_on():
 def test_a_recovery_that_fails_leaves_the_other_one():
     rows = broken_curve(lambda call: None, recovery=("none", "batch_norm"))
     assert [row["error"] for row in rows] == ["", "ZeroDivisionError: division by zero"] * 3
+
+
+def test_a_network_of_nan_is_no_point_though_it_can_be_measured():
+    def mend(name, pruned):
+        broken = jax.tree.map(lambda x: x * jnp.nan, pruned)
+        return require_finite(pruned if name == "none" else broken)
+
+    rows = broken_curve(lambda call: None, recovery=("none", "batch_norm"), mend=mend)
+    told = "params/conv0/kernel, params/conv1/kernel are not finite (144 of 144 numbers)"
+    assert [row["error"] for row in rows] == ["", told] * 3
+    assert ["test_loss" in row for row in rows] == [True, False] * 3
 
 
 def test_scores_that_fail_are_recorded_at_each_of_their_points():

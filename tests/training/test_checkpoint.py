@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
 from bbo.training import checkpoint
@@ -71,11 +72,10 @@ def test_a_fresh_folder_gives_the_beginning(tmp_path):
     assert count == 0 and found is like
 
 
-def test_only_the_newest_is_kept(tmp_path):
-    assert save_all(tmp_path, [1, 2]) == [2]
-    assert save_all(tmp_path, range(3, 8)) == [7]
-    folders = {path.name for path in (tmp_path / "checkpoints").iterdir() if path.is_dir()}
-    assert folders == {"7"}
+def test_the_newest_two_are_kept(tmp_path):
+    assert save_all(tmp_path, [1, 2]) == [1, 2]
+    assert save_all(tmp_path, range(3, 8)) == [6, 7]
+    assert folders_of(tmp_path) == {"6", "7"}
     count, found = restore(tmp_path, make_state())
     assert count == 7
     check_equal(found, make_state(7))
@@ -89,6 +89,77 @@ def test_a_checkpoint_that_cannot_be_read_is_told_in_a_line(tmp_path):
     damage(tmp_path / "damaged/checkpoints/4")
     with pytest.raises(RunError, match="damaged"):
         restore(tmp_path / "damaged", make_state())
+
+
+def folders_of(folder):
+    return {path.name for path in (folder / "checkpoints").iterdir() if path.is_dir()}
+
+
+def flip(folder):
+    """One bit of each array changes, and nothing by which Orbax could tell."""
+    changed = {"x": np.asarray([1.0, 2.0, 3.0], np.float32)}
+    changed["x"].view(np.uint8)[5] ^= 0x10
+    told = folder / "_CHECKPOINT_METADATA"
+    kept = told.read_text()
+    with ocp.StandardCheckpointer() as writer:
+        writer.save(folder / "default", changed, force=True)
+    assert told.read_text() == kept
+
+
+def save_numbers(folder, counts):
+    numbers = {"x": jnp.asarray([1.0, 2.0, 3.0])}
+    save_all(folder, counts, tree=numbers)
+    return numbers
+
+
+def test_of_a_flipped_bit_the_checkpoint_before_is_taken(tmp_path, caplog):
+    numbers = save_numbers(tmp_path, [3, 4])
+    flip(tmp_path / "checkpoints/4")
+    count, found = restore(tmp_path, numbers)
+    assert count == 3 and folders_of(tmp_path) == {"3", "4.damaged"}
+    check_equal(found, numbers)
+    (line,) = (text for text in caplog.messages if "set aside" in text)
+    assert line.startswith(f"checkpoint {tmp_path}/checkpoints/4 is damaged: set aside as 4.dam")
+    # The count is free again, and another damaged one has another name.
+    save_numbers(tmp_path, [4])
+    assert restore(tmp_path, numbers)[0] == 4
+    flip(tmp_path / "checkpoints/4")
+    assert restore(tmp_path, numbers)[0] == 3
+    assert folders_of(tmp_path) == {"3", "4.damaged", "4.damaged2"}
+
+
+def test_if_all_are_damaged_all_stay(tmp_path):
+    numbers = save_numbers(tmp_path, [3, 4])
+    for count in (3, 4):
+        flip(tmp_path / f"checkpoints/{count}")
+    for _ in range(2):
+        with pytest.raises(RunError, match=r"checkpoint \S+/4 and \S+/3 cannot be read.* anew"):
+            restore(tmp_path, numbers)
+        with pytest.raises(RunError, match=r"checkpoint \S+/4 cannot be read: it is damaged"):
+            checkpoint.read_newest(tmp_path)
+    assert folders_of(tmp_path) == {"3", "4"}
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"custom_metadata": {"sha257": "0"}}', None])
+def test_a_digest_that_is_damaged_is_none(text, tmp_path):
+    numbers = save_numbers(tmp_path, [3, 4])
+    path = tmp_path / "checkpoints/4/_CHECKPOINT_METADATA"
+    path.unlink() if text is None else path.write_text(text)
+    with pytest.raises(RunError, match="checkpoints/4 cannot be read"):
+        checkpoint.read_newest(tmp_path)
+    assert restore(tmp_path, numbers)[0] == 3
+    (tmp_path / "checkpoints/3/_CHECKPOINT_METADATA").write_text("")
+    with pytest.raises(RunError, match=r"checkpoint \S+/3 cannot be read.* anew"):
+        restore(tmp_path, numbers)
+    assert folders_of(tmp_path) == {"3", "4.damaged"}
+
+
+def test_one_from_before_there_were_digests_is_read(tmp_path):
+    numbers = {"x": jnp.asarray([1.0, 2.0, 3.0])}
+    with checkpoint.open_checkpoints(tmp_path) as manager:
+        manager.save(3, args=ocp.args.StandardSave(numbers), force=True)
+    assert restore(tmp_path, numbers)[0] == 3
+    check_equal(checkpoint.read_newest(tmp_path), numbers)
 
 
 def damage(folder):

@@ -53,6 +53,7 @@ def save_network(folder: pathlib.Path, *, spec: dict[str, Any], variables: PyTre
             "arrays": listed,
             "sha256": hashlib.sha256(content).hexdigest(),
         }
+        record["record_sha256"] = _digest(record)
         text = json.dumps(record, indent=2, allow_nan=False) + "\n"
     except UsageError:
         raise
@@ -62,6 +63,11 @@ def save_network(folder: pathlib.Path, *, spec: dict[str, Any], variables: PyTre
     for name, data in ((ARRAYS, content), (SPEC, text.encode())):
         with whole(folder / name) as temporary:
             temporary.write_bytes(data)
+
+
+def _digest(record: dict[str, Any]) -> str:
+    """Of a record as JSON has it, whatever its spaces."""
+    return hashlib.sha256(json.dumps(record).encode()).hexdigest()
 
 
 def _has_string_keys(spec: Any) -> bool:
@@ -127,6 +133,11 @@ def load_network(
     try:
         record = json.loads(text)
         if hashlib.sha256(content).hexdigest() != record["sha256"]:
+            raise ValueError
+        # One that was saved before records had a digest has none.
+        if "record_sha256" in record and record.pop("record_sha256") != _digest(record):
+            raise ValueError
+        if record.keys() - {"spec", "structure", "arrays", "sha256"}:  # its name is damaged
             raise ValueError
         arrays = _arrays(content, record["arrays"])
         if like is not None:
