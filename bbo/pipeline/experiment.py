@@ -15,7 +15,7 @@ from bbo.pipeline.run import Run, set_up
 from bbo.pipeline.stages import Stage, train_and_prune
 from bbo.pipeline.vmapped import check_alike, train_together
 from bbo.settings.config import ExperimentConfig
-from bbo.settings.workdir import claim, held, is_finished, record_start
+from bbo.settings.workdir import claim, held_for, is_finished
 from bbo.training import preemption
 from bbo.training.devices import agreed, is_first_process
 from bbo.types import RunError, UsageError
@@ -57,8 +57,8 @@ def run_experiment(
     if agreed(is_finished(workdir)):
         return read_result(workdir)
     run = set_up(config)
-    with _started(workdir, config):
-        return _complete(run, workdir, should_stop)
+    with _started(workdir, config) as finished:
+        return read_result(workdir) if finished else _complete(run, workdir, should_stop)
 
 
 def run_members(
@@ -90,18 +90,24 @@ def run_members(
         made.append(set_up(config, like=made[0] if made else None))
     completed = {}
     with contextlib.ExitStack() as stack:
-        for config, folder in left:
-            stack.enter_context(_started(folder, config))
-        if len(left) > 1:
-            train_together(made, [folder for _, folder in left], should_stop)
-        for run, (_, folder) in zip(made, left, strict=True):
+        finished = [stack.enter_context(_started(folder, config)) for config, folder in left]
+        runs = {
+            folder: run
+            for run, (_, folder), is_done in zip(made, left, finished, strict=True)
+            if not is_done
+        }
+        if len(runs) > 1:
+            train_together(list(runs.values()), list(runs), should_stop)
+        for folder, run in runs.items():
             completed[folder] = _complete(run, folder, should_stop)
     return [completed.get(folder) or read_result(folder) for folder in folders]
 
 
 @contextlib.contextmanager
-def _started(workdir: pathlib.Path, config: ExperimentConfig) -> Iterator[None]:
+def _started(workdir: pathlib.Path, config: ExperimentConfig) -> Iterator[bool]:
     """Within this context the folder is this run's alone, and says so in ``config.json``.
+
+    Gives whether the run has been finished by another process while this one waited.
 
     Raises:
       UsageError: in all processes, if the first one may not work there.
@@ -110,14 +116,12 @@ def _started(workdir: pathlib.Path, config: ExperimentConfig) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if is_first_process():
             try:
-                stack.enter_context(held(workdir))
+                stack.enter_context(held_for(workdir, config))
             except UsageError as error:
                 refusal = error
         if not agreed(refusal is None):
             raise refusal or UsageError(f"the first process may not work in {workdir} and says why")
-        if is_first_process():
-            record_start(workdir, config)
-        yield
+        yield bool(agreed(is_finished(workdir)))
 
 
 def _complete(run: Run, workdir: pathlib.Path, should_stop: preemption.ShouldStop) -> Result:
