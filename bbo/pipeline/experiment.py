@@ -11,6 +11,8 @@ import pandas as pd
 from bbo.compaction.cost import num_params
 from bbo.files import read_lines, write_json
 from bbo.pipeline.curve_file import plot_curve, read_curve, subtitle, title, write_curve
+from bbo.pipeline.epoch_log import tell
+from bbo.pipeline.prunable import left_out
 from bbo.pipeline.run import Run, set_up
 from bbo.pipeline.stages import Stage, train_and_prune
 from bbo.pipeline.vmapped import check_alike, train_together
@@ -57,6 +59,7 @@ def run_experiment(
     if agreed(is_finished(workdir)):
         return read_result(workdir)
     run = set_up(config)
+    _tell_left_out(run)
     with _started(workdir, config) as finished:
         return read_result(workdir) if finished else _complete(run, workdir, should_stop)
 
@@ -88,6 +91,8 @@ def run_members(
     made: list[Run] = []
     for config, _ in left:
         made.append(set_up(config, like=made[0] if made else None))
+    for run in made[:1]:
+        _tell_left_out(run)
     completed = {}
     with contextlib.ExitStack() as stack:
         finished = [stack.enter_context(_started(folder, config)) for config, folder in left]
@@ -101,6 +106,14 @@ def run_members(
         for folder, run in runs.items():
             completed[folder] = _complete(run, folder, should_stop)
     return [completed.get(folder) or read_result(folder) for folder in folders]
+
+
+def _tell_left_out(run: Run) -> None:
+    if names := left_out(run.config, run.state.params):
+        tell(
+            f"prune_on matches {', '.join(names)}, of which filters are classes: "
+            "left out where whole filters are pruned"
+        )
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ def masks(
         and it emits zero. The same for kernels and weights.
       norm: for ``clean``, from a kernel's name to that of the norm layer behind it, or to those of
         all that read its channels; their leaves are ``scale`` and ``bias``. A norm that is not
-        there is none.
+        there is none, and ``()`` says that there is none.
 
     Returns:
       a tree like ``params`` of bool arrays, True to keep, that broadcast to the parameters.
@@ -56,7 +56,8 @@ def _followers(
         norms = norm(name)
         behind |= dict.fromkeys([norms] if isinstance(norms, str) else norms, kept)
     scales = {f"{name}/scale": kept for name, kept in behind.items()}
-    if filters and any(name.endswith("/scale") for name in leaves) and not scales.keys() & leaves:
+    has_norms = any(name.endswith("/scale") for name in leaves)
+    if scales and has_norms and not scales.keys() & leaves.keys():
         raise UsageError(
             "meaning 'clean' zeroes the norm behind a pruned filter, but none of the norms is "
             f"found: {next(iter(filters))} has no {next(iter(scales))}; give masks the argument "

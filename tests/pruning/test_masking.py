@@ -207,3 +207,17 @@ def test_scores_of_narrow_types_are_not_tied(dtype):
 def test_wrong_words_are_refused(wrong):
     with pytest.raises(UsageError, match=f"{next(iter(wrong))} is .* must be"):
         prune({"kernel": KERNEL}, 0.5, **({"granularity": "filter"} | wrong))
+
+
+def test_of_a_kernel_that_has_no_norm_kernel_and_bias_go():
+    params = {
+        "conv": {"kernel": KERNEL, "bias": jnp.ones(4)},
+        "other_norm": {"scale": jnp.ones(4), "bias": jnp.ones(4)},
+    }
+    scored = pruning.scores(params, criterion="l2", granularity="filter")
+    chosen = pruning.ranks(scored), pruning.drop_counts(scored, 0.5)
+    masks = pruning.masks(params, *chosen, norm=lambda kernel: ())
+    assert masks["conv"]["bias"].tolist() == [True, False, False, True]
+    assert masks["other_norm"]["scale"].all() and masks["other_norm"]["bias"].all()
+    with pytest.raises(UsageError, match="conv/kernel has no conv_norm/scale"):
+        pruning.masks(params, *chosen)

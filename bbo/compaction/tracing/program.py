@@ -44,6 +44,10 @@ INLINED = {
 """Primitives that do nothing but call a program, and the parameter that holds it."""
 
 
+RESULT = "it is an axis of the result"
+"""Why the channels that are one cannot be removed."""
+
+
 class Traced(NamedTuple):
     """A function, read."""
 
@@ -116,7 +120,7 @@ def _whole(
         if number in updated:
             tie_axes(arrays, refs[updated[number]], output)
         else:
-            fix(arrays, output, "it is an axis of the result")
+            fix(arrays, output, RESULT)
     return program, arrays
 
 
