@@ -226,7 +226,10 @@ def _check_pruning(config: ExperimentConfig, params: Params, granularity: str) -
         )
         if config.pruning.scope == "group":
             return scored
-        return pruner_of(config, params, scored, granularity=granularity).masks(0.5)
+        pruner = pruner_of(config, params, scored, granularity=granularity)
+        counts = pruning.drop_counts(pruner.scores, 0.5, scope=pruner.scope)
+        how = {"meaning": pruner.meaning, "norm": pruner.norm}
+        return pruning.masks(params, pruner.ranks, counts, **how)
 
     jax.eval_shape(kept, params)
 
