@@ -84,10 +84,11 @@ def main(values: flags.FlagValues) -> int:
     from bbo.pipeline.curve_file import curve_table, subtitle, title
     from bbo.pipeline.experiment import run_experiment, run_members
     from bbo.training import preemption
-    from bbo.training.devices import is_first_process, join_processes
+    from bbo.training.devices import check_platform, is_first_process, join_processes
 
     if distributed:
         join_processes()
+    check_platform()
     with preemption.watch(distributed=distributed) as should_stop, ends_at_once(distributed):
         results = (
             run_members(list(made.values()), list(made), should_stop)

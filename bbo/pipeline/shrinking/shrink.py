@@ -88,7 +88,9 @@ def shrink(
         cut = compaction.dead_channels(found, masked := masked_at(sparsity))
         if not clock:
             return compaction.shares_left(variables, cut, run.macs)[target.measure]
-        return shares.setdefault(sparsity, clock(_network(run.config, masked, cut)))
+        if sparsity not in shares:
+            shares[sparsity] = clock(_network(run.config, masked, cut))
+        return shares[sparsity]
 
     for sparsity in sparsities_for(target, left_at):
         mended = tools.mend(run.config.pruning.recovery[0], masked_at(sparsity))
