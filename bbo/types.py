@@ -52,3 +52,7 @@ class Preempted(Exception):
 
     Programs save, say so and exit with status 75.
     """
+
+
+class Interrupted(Preempted):
+    """The same by Ctrl-C. Programs save, say so and exit with status 130."""

@@ -6,13 +6,13 @@
 
 The run leaves a folder (--workdir) with its configuration, metrics, checkpoints, curve.csv,
 curve.png and summary.json. The same command again resumes an interrupted run, and only prints a
-finished one. SIGTERM makes it save and stop. Exit status: 0 done, 1 the run failed, 2 a setting is
-wrong and nothing was written, 75 told to stop: the same command goes on from there.
+finished one. SIGTERM or Ctrl-C makes it save and stop; Ctrl-C again leaves at once. Exit status: 0
+done, 1 the run failed, 2 a setting is wrong and nothing was written, 75 (SIGTERM) or 130 (Ctrl-C)
+told to stop: the same command goes on from there.
 """
 
 import itertools
 import pathlib
-import sys
 from collections.abc import Sequence
 
 from absl import flags
@@ -24,7 +24,7 @@ from bbo.settings.workdir import claim, default_workdir, is_finished
 from bbo.types import UsageError
 from experiments import presets
 from experiments.command_line import setting_flags, xla
-from experiments.command_line.program import ends_at_once, leave, parse, run_program
+from experiments.command_line.program import ends_at_once, parse, start
 
 FLAGS = flags.FlagValues()
 setting_flags.define_settings(FLAGS, presets.PRESETS)
@@ -84,10 +84,11 @@ def main(values: flags.FlagValues) -> int:
     from bbo.pipeline.curve_file import curve_table, subtitle, title
     from bbo.pipeline.experiment import run_experiment, run_members
     from bbo.training import preemption
-    from bbo.training.devices import is_first_process, join_processes
+    from bbo.training.devices import check_platform, is_first_process, join_processes
 
     if distributed:
         join_processes()
+    check_platform()
     with preemption.watch(distributed=distributed) as should_stop, ends_at_once(distributed):
         results = (
             run_members(list(made.values()), list(made), should_stop)
@@ -153,4 +154,4 @@ def members(
 
 
 if __name__ == "__main__":
-    leave(run_program(main, FLAGS, sys.argv))
+    start(main, FLAGS)

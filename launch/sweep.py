@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, NoReturn
 from absl import flags
 
 from bbo.files import write_text
+from bbo.settings import workdir as workdirs
 from bbo.settings.workdir import PLACES, is_finished
 from bbo.types import UsageError
 from experiments.command_line.program import leave, run_program
@@ -48,26 +49,33 @@ def freeze(spec: pathlib.Path, out: pathlib.Path) -> list[Run]:
         runs that the spec no longer begins with.
     """
     runs = plan(spec, out)
-    write(out, runs)
+    write(spec, out, runs)
     return runs
 
 
-def write(out: pathlib.Path, runs: list[Run]) -> None:
-    """Writes runs that were planned to ``out/runs.jsonl``.
+def write(spec: pathlib.Path, out: pathlib.Path, runs: list[Run]) -> None:
+    """Writes the runs of a spec that were planned to ``out/runs.jsonl``.
 
     Raises:
-      UsageError: ``out`` cannot be written.
+      UsageError: ``out`` cannot be written, or another launcher has frozen other runs there since.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(out / "runs.jsonl", "".join(_line(run) + "\n" for run in runs))
-    except OSError as error:
-        raise UsageError(f"{out} cannot be written: {error.strerror}; name another") from None
+    with workdirs.held(out):
+        _check_begins(spec, out, runs)
+        try:
+            write_text(out / "runs.jsonl", "".join(_line(run) + "\n" for run in runs))
+        except OSError as error:
+            raise UsageError(f"{out} cannot be written: {error.strerror}; name another") from None
 
 
 def plan(spec: pathlib.Path, out: pathlib.Path) -> list[Run]:
     """As ``freeze``, but writes nothing."""
     runs = load_spec(spec)
+    _check_begins(spec, out, runs)
+    return runs
+
+
+def _check_begins(spec: pathlib.Path, out: pathlib.Path, runs: list[Run]) -> None:
+    """Checks that the runs of a spec begin with those that a folder holds."""
     held = read_runs(out) if (out / "runs.jsonl").exists() else []
     for index, old in enumerate(held):
         new = runs[index] if index < len(runs) else None
@@ -77,7 +85,6 @@ def plan(spec: pathlib.Path, out: pathlib.Path) -> list[Run]:
                 f"run {index} of {out} is {describe(old)} there and {now} in {spec}; "
                 "runs may be appended but not changed: restore it, or name another folder"
             )
-    return runs
 
 
 def load_spec(spec: pathlib.Path) -> list[Run]:

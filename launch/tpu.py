@@ -86,7 +86,7 @@ def main(values: flags.FlagValues, spec: str, out: str) -> int:
         raise UsageError(f"there is no run {values.run}: {spec} has {len(runs)}, counted from 0")
     if not values.dry_run:
         logs.make_folder(folder)
-        sweep.write(folder, runs)
+        sweep.write(pathlib.Path(spec), folder, runs)
     for index in range(len(runs)) if values.run is None else [values.run]:
         workdir = sweep.workdir(folder, index)
         # Asked here and once: workers that disagreed would wait for each other for ever.

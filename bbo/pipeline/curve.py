@@ -14,7 +14,7 @@ from bbo import compaction, pruning, trees
 from bbo.compaction.channels import Channels
 from bbo.files import read_lines, sealed, write_lines
 from bbo.pipeline.points import CurveTools, Point, points_of, pruning_curve, settings_at
-from bbo.pipeline.prunable import prunable
+from bbo.pipeline.prunable import prunable, pruner_of
 from bbo.pipeline.run import Run, Trained, accuracy_on, choices
 from bbo.pruning.recovery.by_name import FUNCTIONS as RECOVER
 from bbo.pruning.recovery.by_name import Context
@@ -164,8 +164,8 @@ def curve_tools(run: Run, variables: PyTree, poll: Poll) -> CurveTools:
         if run.config.iterations.prune_iterations > 1:
             # What an earlier pruning removed is removed again.
             scored = {name: jnp.where(zero[name], -jnp.inf, x) for name, x in scored.items()}
-        how = {"scope": config.scope, "meaning": config.meaning, "channels": channels}
-        return pruning.prepare(params, criterion=scored, granularity=granularity, **how)
+        how: dict[str, Any] = {"granularity": granularity, "channels": channels}
+        return pruner_of(run.config, params, scored, **how)
 
     def measure(variables: PyTree) -> dict[str, float]:
         on_validation = accuracy_on(run, "validation", variables, poll)

@@ -22,11 +22,12 @@ from bbo.files import (
 from bbo.pipeline.curve_file import plot_curve, read_curve, subtitle, title, write_curve
 from bbo.pipeline.epoch_log import tell
 from bbo.pipeline.finished import damaged_records
+from bbo.pipeline.prunable import left_out
 from bbo.pipeline.run import Run, set_up
 from bbo.pipeline.stages import Stage, train_and_prune
 from bbo.pipeline.vmapped import check_alike, train_together
 from bbo.settings.config import ExperimentConfig, to_json
-from bbo.settings.workdir import claim, held, is_finished, record_start
+from bbo.settings.workdir import claim, held_for, is_finished, record_start
 from bbo.training import preemption
 from bbo.training.devices import agreed, is_first_process
 from bbo.types import RunError, UsageError
@@ -69,8 +70,9 @@ def run_experiment(
     if agreed(_is_whole(workdir, config)):
         return read_result(workdir)
     run = set_up(config)
-    with _started(workdir, config):
-        return _complete(run, workdir, should_stop)
+    _tell_left_out(run)
+    with _started(workdir, config) as finished:
+        return read_result(workdir) if finished else _complete(run, workdir, should_stop)
 
 
 def run_members(
@@ -100,20 +102,36 @@ def run_members(
     made: list[Run] = []
     for config, _ in left:
         made.append(set_up(config, like=made[0] if made else None))
+    for run in made[:1]:
+        _tell_left_out(run)
     completed = {}
     with contextlib.ExitStack() as stack:
-        for config, folder in left:
-            stack.enter_context(_started(folder, config))
-        if len(left) > 1:
-            train_together(made, [folder for _, folder in left], should_stop)
-        for run, (_, folder) in zip(made, left, strict=True):
+        finished = [stack.enter_context(_started(folder, config)) for config, folder in left]
+        runs = {
+            folder: run
+            for run, (_, folder), is_done in zip(made, left, finished, strict=True)
+            if not is_done
+        }
+        if len(runs) > 1:
+            train_together(list(runs.values()), list(runs), should_stop)
+        for folder, run in runs.items():
             completed[folder] = _complete(run, folder, should_stop)
     return [completed.get(folder) or read_result(folder) for folder in folders]
 
 
+def _tell_left_out(run: Run) -> None:
+    if names := left_out(run.config, run.state.params):
+        tell(
+            f"prune_on matches {', '.join(names)}, of which filters are classes: "
+            "left out where whole filters are pruned"
+        )
+
+
 @contextlib.contextmanager
-def _started(workdir: pathlib.Path, config: ExperimentConfig) -> Iterator[None]:
+def _started(workdir: pathlib.Path, config: ExperimentConfig) -> Iterator[bool]:
     """Within this context the folder is this run's alone, and says so in ``config.json``.
+
+    Gives whether the run has been finished by another process while this one waited.
 
     Raises:
       UsageError: in all processes, if the first one may not work there.
@@ -122,15 +140,14 @@ def _started(workdir: pathlib.Path, config: ExperimentConfig) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if is_first_process():
             try:
-                stack.enter_context(held(workdir))
+                stack.enter_context(held_for(workdir, config))
             except UsageError as error:
                 refusal = error
         if not agreed(refusal is None):
             raise refusal or UsageError(f"the first process may not work in {workdir} and says why")
-        if is_first_process():
-            _set_damaged_aside(workdir, config)
+        if is_first_process() and _set_damaged_aside(workdir, config):
             record_start(workdir, config)
-        yield
+        yield bool(agreed(is_finished(workdir)))
 
 
 def _is_whole(workdir: pathlib.Path, config: ExperimentConfig) -> bool:
@@ -138,11 +155,15 @@ def _is_whole(workdir: pathlib.Path, config: ExperimentConfig) -> bool:
     return is_finished(workdir) and not damaged_records(workdir, config)
 
 
-def _set_damaged_aside(workdir: pathlib.Path, config: ExperimentConfig) -> None:
-    """Makes a finished run with damaged files one that is not finished; nothing is deleted."""
+def _set_damaged_aside(workdir: pathlib.Path, config: ExperimentConfig) -> bool:
+    """Makes a finished run with damaged files one that is not finished; nothing is deleted.
+
+    Returns:
+      whether it was such a run.
+    """
     damaged = damaged_records(workdir, config) if is_finished(workdir) else []
     if not damaged:
-        return
+        return False
     tell(
         f"{workdir} is damaged: {', '.join(damaged)}; kept under another name, and made again from "
         "the last checkpoint"
@@ -155,6 +176,7 @@ def _set_damaged_aside(workdir: pathlib.Path, config: ExperimentConfig) -> None:
     for path in (workdir / name for name in sorted({*damaged, "summary.json"} - {*left})):
         if path.exists():
             set_aside(path)
+    return True
 
 
 def _complete(run: Run, workdir: pathlib.Path, should_stop: preemption.ShouldStop) -> Result:

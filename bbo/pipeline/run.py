@@ -120,9 +120,8 @@ def set_up(
         info.image_shape,
         averaged=config.optimizer.average_decay > 0,
     )
-    check_selections(
-        config, programs.model, jax.eval_shape(fresh).params
-    )  # shapes suffice, and cost nothing
+    if kept is None:  # else it was checked before the network was made smaller
+        check_selections(config, programs.model, jax.eval_shape(fresh).params)
     state = fresh()
     if like:
         rng = replicate(rngs["train"], mesh)

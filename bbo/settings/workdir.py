@@ -118,7 +118,8 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = os.open(workdir / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-        raise UsageError(f"workdir {workdir} cannot be made or written: {error.strerror}") from None
+        reason = f"{workdir} cannot be made or written: {error.strerror}"
+        raise UsageError(f"{reason}; name another") from None
     try:
         for left in reversed(range(LOCK_SECONDS)):
             try:
@@ -134,6 +135,23 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
+
+
+@contextlib.contextmanager
+def held_for(workdir: pathlib.Path, config: ExperimentConfig) -> Iterator[None]:
+    """As ``held``, for a run that is recorded in ``config.json``.
+
+    What was claimed before is asked again: another run may have begun here while this one waited.
+    The record of a finished run stays as it is.
+
+    Raises:
+      UsageError: as ``held`` and ``claim``.
+    """
+    with held(workdir):
+        claim(workdir, config)
+        if not is_finished(workdir):
+            record_start(workdir, config)
+        yield
 
 
 def is_finished(workdir: pathlib.Path) -> bool:

@@ -5,6 +5,7 @@ hold its share of the batch.
 """
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -41,8 +42,28 @@ def join_processes() -> None:
             f"distributed: this process was not started as one of many ({error}); start it with "
             "srun, mpirun, on every worker of a TPU pod, or leave --distributed out"
         ) from None
+    check_platform()
     if jax.default_backend() == "cpu" and jax.local_device_count() > 1:
         logging.warning("several CPU devices in each process of many may hang: give each only one")
+
+
+def check_platform() -> None:
+    """Checks that there is a device of the kind that ``JAX_PLATFORMS`` asks for.
+
+    In a run of many processes, after ``join_processes``.
+
+    Raises:
+      UsageError: there is none.
+    """
+    platforms = os.environ.get("JAX_PLATFORMS")
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError):  # the latter where the plugin is not installed
+        if not platforms:
+            raise
+        raise UsageError(
+            f"JAX_PLATFORMS is {platforms}, and jax finds no such device here; unset it"
+        ) from None
 
 
 def is_first_process() -> bool:

@@ -1,12 +1,15 @@
-"""Being told to stop: by SIGTERM, on one process or agreed upon by all of a distributed run."""
+"""Being told to stop: by SIGTERM or Ctrl-C, on one process or agreed upon by all of many."""
 
 import contextlib
 import itertools
+import os
 import signal
+import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from bbo.types import Preempted
+from bbo.types import Interrupted, Preempted
 
 ShouldStop = Callable[[int], bool]
 """Asked with the number of units of work done, which grows by one each time."""
@@ -23,23 +26,71 @@ def never(count: int) -> bool:
 
 @contextlib.contextmanager
 def watch(*, distributed: bool) -> Iterator[ShouldStop]:
-    """Within this context SIGTERM no longer ends the process, but is reported.
+    """Within this context SIGTERM and Ctrl-C no longer end the process, but are reported.
 
-    In a distributed run jax listens itself; the first process that is told makes all of them stop
-    at the same count, hence all have to ask, with the same counts.
+    A second Ctrl-C ends it at once, with status 130. In a distributed run jax listens itself; the
+    first process that is told makes all of them stop at the same count, hence all have to ask, with
+    the same counts.
 
     Args:
       distributed: ``jax.distributed`` is initialised.
+
+    Raises:
+      Interrupted: within the context ``Preempted`` was raised, after a Ctrl-C.
     """
-    if distributed:
-        yield _sync_points()
-        return
-    received = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    received: list[int] = []
+
+    def hear(number: int, frame: object) -> None:
+        del frame
+        received.append(number)
+        if distributed:
+            os.kill(os.getpid(), signal.SIGTERM)  # which jax hears
+
+    with _handled(hear, [signal.SIGINT] if distributed else [signal.SIGINT, signal.SIGTERM]):
+        try:
+            yield _sync_points() if distributed else lambda count: bool(received)
+        except Preempted as stop:
+            if signal.SIGINT in received:
+                raise Interrupted(*stop.args) from None
+            raise
+
+
+@contextlib.contextmanager
+def _handled(handler: Callable[[int, object], None], numbers: list[int]) -> Iterator[None]:
+    """Within this context signals are handled, and a second Ctrl-C is obeyed at once.
+
+    That by a thread: handlers wait until the main thread is back in Python, which a compilation
+    keeps for minutes. Ctrl-C that is ignored, as after ``&`` in a script, stays ignored.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    thread = threading.Thread(target=_listen, args=(reading,), daemon=True)
+    thread.start()
+    heard = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    former = {}
+    for number in numbers:
+        if number != signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:
+            former[number] = signal.signal(number, handler)
     try:
-        yield lambda count: bool(received)
+        yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, before in former.items():
+            signal.signal(number, before)
+        signal.set_wakeup_fd(heard)
+        os.close(writing)
+        thread.join()
+
+
+def _listen(reading: int) -> None:
+    """Reads the numbers of signals until the other end is closed."""
+    interrupts = 0
+    with open(reading, "rb", buffering=0) as signals:
+        while number := signals.read(1):
+            interrupts += number[0] == signal.SIGINT
+            if number[0] == signal.SIGINT and interrupts == 1:
+                print("\nfinishing the step; Ctrl-C again leaves at once", file=sys.stderr)
+            elif number[0] == signal.SIGINT:
+                os._exit(128 + signal.SIGINT)
 
 
 def _sync_points() -> ShouldStop:

@@ -71,8 +71,10 @@ def main(values: flags.FlagValues) -> None:
     """Measures everything and shows it."""
     earlier, configs = check(values)
     xla.prepare(fusions=values["dataset"].value != "digits")
+    from bbo.training.devices import check_platform
     from experiments.benchmark.report import write
 
+    check_platform()
     out = pathlib.Path(values["out"].value).expanduser()
     out.mkdir(parents=True, exist_ok=True)
     command = with_names_here("python -m experiments.benchmark")

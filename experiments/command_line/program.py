@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +12,7 @@ from typing import NoReturn
 from absl import flags
 
 from bbo.settings.installed import with_names_here
-from bbo.types import Preempted, RunError, UsageError
+from bbo.types import Interrupted, Preempted, RunError, UsageError
 
 PREEMPTED = 75
 """Exit status of a run that was told to stop and has saved: EX_TEMPFAIL, try again later."""
@@ -19,6 +20,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """What a disk says that takes no more."""
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells give it."""
+AGAIN = "interrupted; run the same command again"
 HELP = ("-h", "-help", "--help", "-helpfull", "--helpfull")
 
 
@@ -42,7 +44,7 @@ def run_program(
 
     Returns:
       The exit status: what ``main`` returns (None is 0), 1 if a run failed, 2 after a mistake of
-      the caller, 75 if it was told to stop, 130 after an interrupt. All but ``main``'s own print
+      the caller, 75 if it was told to stop, 130 after Ctrl-C. All but ``main``'s own print
       one line on stderr.
     """
     try:
@@ -58,11 +60,14 @@ def run_program(
     except RunError as error:
         print("failed:", error, file=sys.stderr)
         return 1
+    except Interrupted:
+        print("interrupted; saved, the same command goes on from there", file=sys.stderr)
+        return INTERRUPTED
     except Preempted:
         print("told to stop; saved, the same command goes on from there", file=sys.stderr)
         return PREEMPTED
     except KeyboardInterrupt:
-        print("interrupted; run the same command again", file=sys.stderr)
+        print(AGAIN, file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # The reader has left, as in `... --help | head`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -134,4 +139,13 @@ def start(
     positional: Sequence[str] = (),
 ) -> NoReturn:
     """Runs a program on the arguments of this process, and ends it: see ``run_program``."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # An exception would come out of imports and destructors as whatever these make of it.
+        signal.signal(signal.SIGINT, _interrupted)
     leave(run_program(main, flag_values, sys.argv, positional=positional))
+
+
+def _interrupted(number: int, frame: object) -> NoReturn:
+    del number, frame
+    os.write(2, f"{AGAIN}\n".encode())  # print may be what was interrupted
+    os._exit(INTERRUPTED)

@@ -87,7 +87,9 @@ def main(values: flags.FlagValues) -> None:
     from bbo.pipeline.shrinking.goal import Goal
     from bbo.pipeline.shrinking.gradual import shrink_gradually
     from bbo.pipeline.shrinking.shrink import accuracy_of, for_removal
+    from bbo.training.devices import check_platform
 
+    check_platform()
     config = for_removal(read_run(folder, folder.name).config, **settings)
     dense = read_network(folder).variables
     images, seconds = values["latency_batch_size"].value, values["seconds"].value

@@ -166,6 +166,9 @@ def make_devices(count: int) -> None:
         xla.prepare(fusions=False)
     import jax
 
+    from bbo.training.devices import check_platform
+
+    check_platform()
     if jax.device_count() < count:
         raise UsageError(
             f"devices goes up to {count}, but jax sees {jax.device_count()}; unset JAX_PLATFORMS, "

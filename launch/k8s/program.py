@@ -197,7 +197,7 @@ def main(values: flags.FlagValues, spec: str, out: str) -> None:
     if values.dry_run:
         _show(manifests, replaced, counts)
         return
-    sweep.write(folder, runs)
+    sweep.write(pathlib.Path(spec), folder, runs)
     write_json(folder / SUBMITTED, {"sweep": name, "namespace": pods.namespace})
     _submit(pods.namespace, manifests, replaced)
     print(f"{counts} submitted")

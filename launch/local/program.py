@@ -67,7 +67,7 @@ def main(values: flags.FlagValues, spec: str, out: str) -> int:
         show_plan(folder, runs, gpus)
         return 0
     make_folder(folder)
-    sweep.write(folder, runs)
+    sweep.write(pathlib.Path(spec), folder, runs)
     with recorded_signals() as signals:
         outcomes = run_all(folder, runs, gpus, signals)
     if report(folder, outcomes, len(runs)):

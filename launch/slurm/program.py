@@ -24,6 +24,7 @@ from absl import flags
 
 from bbo.files import write_text
 from bbo.settings.installed import with_names_here
+from bbo.settings.workdir import LOCK
 from bbo.types import UsageError
 from experiments.command_line.program import run_program
 from launch import logs, snapshot, sweep
@@ -159,8 +160,8 @@ def _taken_back(out: pathlib.Path, jobs: TextIO) -> Iterator[None]:
         if jobs.tell() == before and held is not None:
             write_text(runs, held)
         elif jobs.tell() == before:
-            runs.unlink(missing_ok=True)
-            pathlib.Path(jobs.name).unlink()
+            for path in (runs, out / LOCK, pathlib.Path(jobs.name)):
+                path.unlink(missing_ok=True)
             for folder in (out / "logs", out):
                 with contextlib.suppress(OSError):  # it holds something
                     folder.rmdir()
@@ -188,7 +189,7 @@ def main(values: flags.FlagValues, spec: str, out: str, *, options: Sequence[str
         found = arrays(_to_submit(folder, runs, sys.stdout), size)
         if source and found:
             snapshot.write(source)
-        sweep.write(folder, runs)
+        sweep.write(pathlib.Path(spec), folder, runs)
         _submit(submission, found, jobs)
 
 

@@ -90,7 +90,12 @@ WRONG = [
     ("--granularity=filter,filter", "each once"),
     ("--criterion=l3", "<l2|l1|norm_scale|taylor|geometric_median|random|index>"),
     ("--granularity=weight --criterion=norm_scale", "set granularity to 'filter'"),
-    ("--granularity=filter --criterion=norm_scale --prune_on=head", "or another criterion"),
+    ("--criterion=norm_scale --granularity=filter --prune_on=head", "are classes: pruning them"),
+    ("--model=wrn10_1 --granularity=filter --criterion=norm_scale --prune_on=conv2", "or another"),
+    (
+        "--model=wrn10_1 --prune_on=conv2 --granularity=filter --scope=group",
+        "or set scope to local",
+    ),
     ("--scope=everywhere", "<local|layer|global|group>"),
     ("--meaning=dirty", "<published|clean>"),
     ("--prune_on=[", "unterminated character set"),

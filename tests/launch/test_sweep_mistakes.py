@@ -80,4 +80,7 @@ def test_wrong_flags_are_found_when_the_sweep_is_frozen(spec, out, capsys, value
 def test_a_folder_that_cannot_be_written(spec, out, capsys):
     out.write_text("a file")
     assert command(str(spec([{}])), str(out)) == 2
-    assert f"error: {out} cannot be written: File exists; name another" in capsys.readouterr().err
+    assert (
+        f"error: {out} cannot be made or written: File exists; name another"
+        in capsys.readouterr().err
+    )

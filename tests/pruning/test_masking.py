@@ -222,3 +222,17 @@ def test_clean_masks_the_names_of_haiku_and_refuses_those_of_nobody():
     with pytest.raises(UsageError, match=r"conv/beta has a number for each filter.*channels="):
         pruning.prune(params, 0.5)
     assert (pruning.prune(params, 0.5, meaning="published")["conv"]["beta"] == 1).all()
+
+
+def test_of_a_kernel_that_has_no_norm_kernel_and_bias_go():
+    params = {
+        "conv": {"kernel": KERNEL, "bias": jnp.ones(4)},
+        "other_norm": {"scale": jnp.ones(4), "bias": jnp.ones(4)},
+    }
+    scored = pruning.scores(params, criterion="l2", granularity="filter")
+    chosen = pruning.ranks(scored), pruning.drop_counts(scored, 0.5)
+    masks = pruning.masks(params, *chosen, norm=lambda kernel: ())
+    assert masks["conv"]["bias"].tolist() == [True, False, False, True]
+    assert masks["other_norm"]["scale"].all() and masks["other_norm"]["bias"].all()
+    with pytest.raises(UsageError, match="conv/kernel has no conv_norm/scale"):
+        pruning.masks(params, *chosen)

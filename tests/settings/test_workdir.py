@@ -1,5 +1,6 @@
 """The folder of a run: what it refuses, and that files are whole or absent."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -169,6 +170,16 @@ def test_one_process_works_in_a_folder(tmp_path, monkeypatch):
     with workdirs.held(tmp_path / "new" / "run"):
         assert [path.name for path in (tmp_path / "new" / "run").iterdir()] == [".lock"]
     workdirs.claim(tmp_path / "new" / "run", CONFIG)  # which holds nothing of another
+
+
+def test_what_was_claimed_is_asked_again_when_the_folder_is_free(tmp_path):
+    folder = tmp_path / "run"
+    with workdirs.held_for(folder, CONFIG):
+        assert len(json.loads((folder / "config.json").read_text())["environments"]) == 1
+    with pytest.raises(UsageError, match="another configuration"):
+        with workdirs.held_for(folder, override(CONFIG, q=1.0)):
+            pass
+    assert json.loads((folder / "config.json").read_text())["config"] == to_json(CONFIG)
 
 
 def test_a_folder_that_cannot_be_held(tmp_path):

@@ -13,7 +13,9 @@ from processes import finish, start
 
 from bbo import files
 from bbo.settings import workdir as workdirs
+from bbo.training import devices
 from bbo.training.devices import agreed, data_mesh, is_first_process, replicate, shard_batch
+from bbo.types import UsageError
 
 FIVE_STEPS = """
 import sys
@@ -222,3 +224,19 @@ def test_batches_are_split_and_the_rest_is_everywhere():
     copied = replicate((rows, jax.random.key(0)), mesh)
     assert len(copied[0].addressable_shards) == 8
     assert all((shard.data == rows).all() for shard in copied[0].addressable_shards)
+
+
+@pytest.mark.parametrize("error", [AssertionError(), RuntimeError("Unable to initialize backend")])
+def test_a_platform_without_a_device(monkeypatch, error):
+    devices.check_platform()
+
+    def fail():
+        raise error
+
+    monkeypatch.setattr(jax, "devices", fail)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    with pytest.raises(UsageError, match="^JAX_PLATFORMS is cuda, and jax finds no such device"):
+        devices.check_platform()
+    monkeypatch.delenv("JAX_PLATFORMS")
+    with pytest.raises(type(error)):
+        devices.check_platform()

@@ -2,11 +2,14 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
 from bbo.training import preemption
-from bbo.types import Preempted
+from bbo.types import Interrupted, Preempted
 
 
 def test_polls_count_on_and_stop_with_the_count():
@@ -44,3 +47,49 @@ def test_a_signal_is_reported_within_the_context_only():
         assert seen == ["outside"]
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_ctrl_c_is_told_apart(capfd):
+    before = signal.getsignal(signal.SIGINT), signal.set_wakeup_fd(-1)
+    with pytest.raises(Interrupted) as stop, preemption.watch(distributed=False) as should_stop:
+        poll = preemption.poller(should_stop, start=4)
+        assert poll() == 5
+        os.kill(os.getpid(), signal.SIGINT)
+        poll()
+    assert stop.value.args == (6,)
+    assert (signal.getsignal(signal.SIGINT), signal.set_wakeup_fd(-1)) == before
+    assert capfd.readouterr().err == "\nfinishing the step; Ctrl-C again leaves at once\n"
+    with pytest.raises(Preempted) as stop, preemption.watch(distributed=False) as should_stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        preemption.poller(should_stop)()
+    assert type(stop.value) is Preempted
+
+
+IN_C = """
+import hashlib
+from bbo.training import preemption
+with preemption.watch(distributed=False):
+    print("ready", flush=True)
+    hashlib.pbkdf2_hmac("sha512", b"", b"", 100_000_000)
+"""
+
+
+def test_a_second_ctrl_c_ends_what_does_not_come_back_to_python():
+    process = subprocess.Popen(
+        [sys.executable, "-c", IN_C],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        assert "Ctrl-C again" in process.stderr.readline() + process.stderr.readline()
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130 and time.monotonic() - began < 10
+        assert process.stderr.read() == ""
+    finally:
+        process.kill()
+        process.communicate()

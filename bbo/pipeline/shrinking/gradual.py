@@ -13,7 +13,7 @@ from bbo.pipeline.shrinking.goal import Goal
 from bbo.pipeline.shrinking.shrink import Shrunk, clock_of, shrink
 from bbo.pruning.schedules import removed_after
 from bbo.settings.config import ExperimentConfig, override
-from bbo.settings.workdir import claim, held, record_start
+from bbo.settings.workdir import claim, held_for
 from bbo.training import preemption
 from bbo.training.devices import replicate
 from bbo.types import PyTree, UsageError
@@ -134,6 +134,5 @@ def fine_tune(
     run = set_up(tuning, kept=kept_channels(variables["params"]))
     state = run.state._replace(params=variables["params"], batch_stats=variables["batch_stats"])
     run = run._replace(state=replicate(state, run.mesh))
-    with held(workdir):
-        record_start(workdir, tuning)
+    with held_for(workdir, tuning):
         return train_network(run, workdir, should_stop)[0].variables

@@ -17,7 +17,6 @@ from bbo.data.augmentation import normalize
 from bbo.models.create import kept_channels
 from bbo.pipeline.compiled import model_of
 from bbo.pipeline.curve import curve_tools, find_channels
-from bbo.pipeline.prunable import prunable
 from bbo.pipeline.run import Run, accuracy_on, set_up
 from bbo.pipeline.shrinking.goal import Goal, out_of_reach, share_of_time, sparsities_for
 from bbo.pipeline.shrinking.unremovable import staying_filters, zero_filters
@@ -89,7 +88,9 @@ def shrink(
         cut = compaction.dead_channels(found, masked := masked_at(sparsity))
         if not clock:
             return compaction.shares_left(variables, cut, run.macs)[target.measure]
-        return shares.setdefault(sparsity, clock(_network(run.config, masked, cut)))
+        if sparsity not in shares:
+            shares[sparsity] = clock(_network(run.config, masked, cut))
+        return shares[sparsity]
 
     for sparsity in sparsities_for(target, left_at):
         mended = tools.mend(run.config.pruning.recovery[0], masked_at(sparsity))
@@ -115,7 +116,8 @@ def _removed(
         raise RunError(f"the small network differs from the masked one: {difference:.1e}")
     left = compaction.shares_left(variables, cut, run.macs)
     groups = found.within("params").groups
-    selected = pruning.eligible(variables["params"], prunable(run.config, "filter"))
+    meant = run.config.pruning.prune_on or pruning.convolutions
+    selected = pruning.eligible(variables["params"], meant)
     stay = [
         *staying_filters(groups, variables["params"], selected),
         *zero_filters(found, masked, cut),

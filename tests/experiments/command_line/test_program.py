@@ -4,7 +4,7 @@ import errno
 
 from absl import flags
 
-from bbo.types import UsageError
+from bbo.types import Interrupted, UsageError
 from experiments.command_line.program import run_program
 
 
@@ -58,6 +58,13 @@ def test_interrupt(capsys):
 
     assert run([], main) == 130
     assert capsys.readouterr().err == "interrupted; run the same command again\n"
+
+    def save(values):
+        raise Interrupted(3)
+
+    assert run([], save) == 130
+    told = "interrupted; saved, the same command goes on from there\n"
+    assert capsys.readouterr().err == told
 
 
 def test_help_shows_each_flag_with_its_default(capsys):

@@ -32,11 +32,24 @@ def test_of_times_all_that_do_and_none_measured_before_it_is_asked_for():
 
     def left_at(sparsity):
         asked.append(16 * sparsity)
-        return {3: 0.4, 4: 0.6, 9: 0.5}.get(asked[-1], 1.0)
+        return {3: 0.4, 4: 0.6, 9: 0.5, 15: 0.62}.get(asked[-1], 1.0)
 
     found = targets.sparsities_for(Goal("latency", 0.5), left_at)
-    assert next(found) == 3 / 16 and asked == [0, 1, 2, 3]
-    assert list(found) == [9 / 16] and asked == list(range(16))
+    assert next(found) == 3 / 16 and asked == [15, 0, 1, 2, 3]
+    assert list(found) == [9 / 16] and asked == [15, *range(16)]
+
+
+def test_a_time_that_is_far_out_of_reach_is_told_after_one_measurement():
+    asked = []
+
+    def left_at(sparsity):
+        asked.append(16 * sparsity)
+        return 0.63
+
+    message = "latency is 0.5; .* no less than 0.63 at a batch of 64; ask for 0.7 or more"
+    with pytest.raises(UsageError, match=message):
+        first(Goal("latency", 0.5), left_at)
+    assert asked == [15]
 
 
 def test_a_sparsity_is_taken_as_it_is():
@@ -48,7 +61,7 @@ def test_a_sparsity_is_taken_as_it_is():
     [
         (Goal("sparsity", 1.0), r"sparsity is 1.0; it must be in \[0, 1\)"),
         (Goal("latency", 0.0), r"latency is 0.0; it must be in \(0, 1\]"),
-        (Goal("macs", 0.2), "macs is 0.2; pruning can leave no less than 0.25"),
+        (Goal("macs", 0.2), "macs is 0.2; .* leave no less than 0.25; ask for 0.25 or more"),
         (Goal("params", 0.2), "params is 0.2; pruning can leave no less than 0.25"),
     ],
 )
