@@ -74,6 +74,7 @@ def divisor_notes(found: Channels, cut: Cut) -> list[str]:
         if not np.shape(value)
         and not isinstance(value, Tracer)
         and jnp.issubdtype(jnp.result_type(value), np.number)
+        and not jnp.iscomplexobj(value)
     }
     read = _Read(found, removed, numbers, {}, {}, {}, [])
     if removed:

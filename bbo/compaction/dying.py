@@ -40,7 +40,8 @@ def dying_members(found: Channels) -> list[Positions]:
     whole = found._replace(part="", groups=groups_in(found.traced, found.labels))
     kernels, statistics = find_kernels(whole), _statistics(whole)
     candidates = [_candidates(group, kernels, statistics) for group in whole.groups]
-    zero = [frozenset(group.members) for group in whole.groups]
+    # What cannot go stays: zeros in it could make norms of others zero, and 0 / 0 is not zero.
+    zero = [frozenset(group.members if _can_go(group) else ()) for group in whole.groups]
     zero = _only_if(_dead(whole, zero), zero, [frozenset() for _ in zero])
     for left_out in itertools.zip_longest(*candidates, fillvalue=frozenset()):
         fewer = [own - less for own, less in zip(zero, left_out, strict=True)]
@@ -76,7 +77,7 @@ def _dead(found: Channels, zero: Sequence[frozenset[Member]]) -> list[bool]:
     # A list, which has its leaves in this order.
     summed = follow(found, list(leaves.values())).summed
     return [
-        bool(members) and _can_go(group) and not summed[labels_of(found, group)[1::2]].any()
+        bool(members) and not summed[labels_of(found, group)[1::2]].any()
         for group, members in zip(found.groups, zero, strict=True)
     ]
 

@@ -137,3 +137,16 @@ def test_the_module_built_anew_is_another_network_and_the_report_says_so():
     title, note = str(small.report).splitlines()
     assert title == "Channels that are zero and stay: none"
     assert note.startswith("Note: a sum over the channels of params/Dense_0/kernel is still")
+
+
+def test_complex_numbers_in_a_program_are_no_lengths():
+    weights = {"a": jnp.ones((3, 8)).at[:, 0].set(0), "b": jnp.ones((8, 2))}
+
+    def turned(w, x):
+        turn = jnp.complex64(1 + 2j)
+        return ((x @ w["a"]).astype(turn.dtype) * turn).imag @ w["b"]
+
+    small = compaction.compact(turned, weights, jnp.ones((4, 3)))
+    assert small.cut[("a", 1)].tolist() == [0] and str(small.report).count("\n") == 0
+    found = small.function(small.variables, jnp.ones((4, 3)))
+    np.testing.assert_array_equal(found, turned(weights, jnp.ones((4, 3))))

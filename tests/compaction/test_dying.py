@@ -1,0 +1,23 @@
+"""What has to be zero for a channel to be dead."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import bbo
+from bbo.compaction.channels import find_channels
+from bbo.compaction.dying import dying_members
+
+
+def cosine(w, x):
+    return jax.nn.relu(x @ w["in"]) @ (w["out"] / jnp.linalg.norm(w["out"], axis=0))
+
+
+def test_an_output_that_stays_does_not_count_as_zero():
+    draw = np.random.default_rng(0).standard_normal
+    weights = {"in": jnp.asarray(draw((6, 8))), "out": jnp.asarray(draw((8, 3)))}
+    x = jnp.asarray(draw((5, 6)))
+    groups = [sorted(members) for members in dying_members(find_channels(cosine, weights, x))]
+    assert groups == [[], [("in", 1), ("out", 0)], []]  # the norm of an output sums its inputs
+    small = bbo.shrink(cosine, weights, x, keep=0.5)
+    assert small.variables["in"].shape == (6, 4) and small.variables["out"].shape == (4, 3)
