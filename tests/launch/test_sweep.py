@@ -50,15 +50,6 @@ def test_frozen_runs_are_read_as_they_were_listed(spec, out):
     assert sweep.freeze(path, out) == frozen
 
 
-def test_runs_that_another_launcher_has_frozen_meanwhile_stay(spec, out):
-    path = spec([{"seed": 1}])
-    planned = sweep.plan(path, out)
-    others = sweep.freeze(spec([{"seed": 0}]), out)
-    with pytest.raises(UsageError, match="run 0 of .* is seed=0 there and now seed=1"):
-        sweep.write(path, out, planned)
-    assert sweep.read_runs(out) == others
-
-
 def test_plan_writes_nothing(spec, out):
     assert sweep.plan(spec([{}]), out) == [sweep.Run("held_run", {})]
     assert not out.exists()

@@ -2,6 +2,7 @@
 
 import pytest
 
+from bbo.types import UsageError
 from experiments.command_line.program import run_program
 from launch import sweep
 
@@ -84,3 +85,12 @@ def test_a_folder_that_cannot_be_written(spec, out, capsys):
         f"error: {out} cannot be made or written: File exists; name another"
         in capsys.readouterr().err
     )
+
+
+def test_runs_that_another_launcher_has_frozen_meanwhile_stay(spec, out):
+    path = spec([{"seed": 1}])
+    planned = sweep.plan(path, out)
+    others = sweep.freeze(spec([{"seed": 0}]), out)
+    with pytest.raises(UsageError, match="run 0 of .* is seed=0 there and now seed=1"):
+        sweep.write(path, out, planned)
+    assert sweep.read_runs(out) == others
