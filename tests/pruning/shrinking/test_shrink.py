@@ -162,7 +162,7 @@ def test_the_report():
     [
         ({}, "none of keep, macs and params is given; give one"),
         ({"keep": 0.5, "macs": 0.5}, "keep and macs of keep, macs and params is given"),
-        ({"keep": 0.0}, r"keep is 0.0; it must be in \(0, 1\]"),
+        ({"keep": 0.0}, r"keep is 0.0; it must be a number in \(0, 1\], or"),
         ({"keep": {"x": 0.5}}, "keep has 'x', which matches none of a, c"),
         ({"keep": {"a": 0.5, "^a$": 0.4}}, "keep says 0.5 .* and 0.4 .* of a"),
         ({"macs": 0.01}, "macs is 0.01; removing can leave no less than 0.0326"),
