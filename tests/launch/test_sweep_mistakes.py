@@ -81,3 +81,24 @@ def test_a_folder_that_cannot_be_written(spec, out, capsys):
     out.write_text("a file")
     assert command(str(spec([{}])), str(out)) == 2
     assert f"error: {out} cannot be written: File exists; name another" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "runs, told",
+    [
+        ([{"noise": "none", "rate": rate} for rate in (0.1, 0.2)], "run 1 of {spec}, noise=none"),
+        ([{"seed": 0}, {"seed": 1}, {}], "run 2 of {spec}, (no flags), trains what run 0 does"),
+        ([{"seed": seed, "vmap_seeds": 3} for seed in (0, 2)], "run 1 of {spec}, seed=2,vmap_s"),
+        ([{}, {"sparsities": [0, 0.5]}], "trains what run 0 does, (no flags)"),
+    ],
+)
+def test_one_network_is_trained_once(spec, out, capsys, runs, told):
+    check_refused(capsys, spec(runs, script="experiments.run"), out, told)
+
+
+def test_a_sweep_that_was_begun_with_repetitions_goes_on(spec, out, monkeypatch):
+    path = spec([{"seed": 0}, {}], script="experiments.run")
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep, "_check_repeated", lambda *_, **__: None)
+        sweep.freeze(path, out)
+    assert len(sweep.plan(path, out)) == 2
