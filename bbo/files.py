@@ -1,10 +1,14 @@
 """Files written whole or not at all, and records of JSON lines."""
 
+import errno
 import json
 import os
 import pathlib
 from collections.abc import Iterable
 from typing import Any
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""What a disk says that takes no more."""
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

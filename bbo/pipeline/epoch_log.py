@@ -1,9 +1,11 @@
 """Numbers of a run as it goes: lines of JSON and TensorBoard events."""
 
 import contextlib
+import errno
 import json
 import pathlib
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 
 from bbo.files import read_lines, write_lines
@@ -27,13 +29,18 @@ def metrics_writer(
     path = workdir / "metrics.jsonl"
     held = read_lines(path)
     write_lines(path, [record for record in held if record["epoch"] <= resumed_epoch])
+    others = set(threading.enumerate())
     events = SummaryWriter(str(workdir / "tensorboard"), purge_step=resumed_epoch + 1)
     with path.open("a", encoding="utf-8") as lines, contextlib.closing(events):
+        behind = set(threading.enumerate()) - others
 
         def write(epoch: int, values: Mapping[str, float]) -> None:
             lines.write(json.dumps({"epoch": epoch, **values}) + "\n")
             lines.flush()
             for name, value in values.items():
+                # Once it has failed, nobody empties its queue: this would wait for ever.
+                if not all(thread.is_alive() for thread in behind):
+                    raise OSError(errno.ENOSPC, "events are not written any more", str(workdir))
                 events.add_scalar(name, value, epoch)
 
         yield write
