@@ -29,13 +29,26 @@ def write_json(path: pathlib.Path, record: Any) -> None:
     write_text(path, json.dumps(record, indent=2) + "\n")
 
 
+def parse_json(text: str | bytes) -> Any:
+    """As ``json.loads``, but what is nested too deeply is a ValueError too.
+
+    >>> parse_json("[" * 100_000)
+    Traceback (most recent call last):
+    ValueError: nested too deeply
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
     """The records of a file of JSON lines, none if it is absent; up to one cut short by a crash."""
     records = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
+            records.append(parse_json(line))
+        except ValueError:
             break
     return records
 

@@ -1,7 +1,6 @@
 """The one composer: train, prune, evaluate, and leave a folder behind."""
 
 import contextlib
-import json
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -9,7 +8,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from bbo.compaction.cost import num_params
-from bbo.files import read_lines, write_json
+from bbo.files import parse_json, read_lines, write_json
 from bbo.pipeline.curve_file import plot_curve, read_curve, subtitle, title, write_curve
 from bbo.pipeline.run import Run, set_up
 from bbo.pipeline.stages import Stage, train_and_prune
@@ -184,5 +183,5 @@ def _unpruned(curve: pd.DataFrame) -> dict[str, float]:
 
 def read_result(workdir: pathlib.Path) -> Result:
     """The result of a finished run, from its folder."""
-    summary = json.loads((workdir / "summary.json").read_text(encoding="utf-8"))
+    summary = parse_json((workdir / "summary.json").read_text(encoding="utf-8"))
     return Result(workdir, read_curve(workdir / "curve.csv"), summary)
