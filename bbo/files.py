@@ -1,5 +1,6 @@
 """Files written whole or not at all, records of JSON lines, and digests that tell of damage."""
 
+import errno
 import hashlib
 import json
 import logging
@@ -11,6 +12,8 @@ from typing import Any
 
 SEALED = re.compile(r', "([^"]*)": "([0-9a-f]{16})"}$')
 """The end of a line with a digest, and its two texts."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""What a disk says that takes no more."""
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
@@ -61,10 +64,23 @@ def _unsealed(line: bytes) -> dict[str, Any]:
     # By its shape: where the name of the digest is damaged, the line is not one without.
     if end and (end[1] != "digest" or end[2] != _short(text := text[: end.start()] + "}")):
         raise ValueError("its digest is that of another text")
-    record = json.loads(text)
+    record = parse_json(text)
     if not isinstance(record, dict) or "digest" in record:
         raise ValueError("it is no record")
     return record
+
+
+def parse_json(text: str | bytes) -> Any:
+    """As ``json.loads``, but what is nested too deeply is a ValueError too.
+
+    >>> parse_json("[" * 100_000)
+    Traceback (most recent call last):
+    ValueError: nested too deeply
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def read_lines(path: pathlib.Path, *, strict: bool = False) -> list[dict[str, Any]]:
@@ -84,7 +100,7 @@ def read_lines(path: pathlib.Path, *, strict: bool = False) -> list[dict[str, An
     for number, line in enumerate(lines, 1):
         try:
             records.append(_unsealed(line))
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             if number == len(lines):
                 break
             if strict:

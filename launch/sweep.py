@@ -17,16 +17,16 @@ import pathlib
 import runpy
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from absl import flags
 
-from bbo.files import write_text
+from bbo.files import parse_json, write_text
 from bbo.settings import workdir as workdirs
 from bbo.settings.workdir import PLACES, is_finished
 from bbo.types import UsageError
-from experiments.command_line.program import leave, run_program
+from experiments.command_line.program import is_plain, leave, run_program
 
 FLAGS = flags.FlagValues()
 Scalar = bool | int | float | str
@@ -70,12 +70,13 @@ def write(spec: pathlib.Path, out: pathlib.Path, runs: list[Run]) -> None:
 def plan(spec: pathlib.Path, out: pathlib.Path) -> list[Run]:
     """As ``freeze``, but writes nothing."""
     runs = load_spec(spec)
-    _check_begins(spec, out, runs)
+    held = _check_begins(spec, out, runs)
+    _check_repeated(spec, runs, new_from=held)
     return runs
 
 
-def _check_begins(spec: pathlib.Path, out: pathlib.Path, runs: list[Run]) -> None:
-    """Checks that the runs of a spec begin with those that a folder holds."""
+def _check_begins(spec: pathlib.Path, out: pathlib.Path, runs: list[Run]) -> int:
+    """Checks that the runs of a spec begin with those that a folder holds; gives how many."""
     held = read_runs(out) if (out / "runs.jsonl").exists() else []
     for index, old in enumerate(held):
         new = runs[index] if index < len(runs) else None
@@ -85,6 +86,7 @@ def _check_begins(spec: pathlib.Path, out: pathlib.Path, runs: list[Run]) -> Non
                 f"run {index} of {out} is {describe(old)} there and {now} in {spec}; "
                 "runs may be appended but not changed: restore it, or name another folder"
             )
+    return len(held)
 
 
 def load_spec(spec: pathlib.Path) -> list[Run]:
@@ -94,6 +96,8 @@ def load_spec(spec: pathlib.Path) -> list[Run]:
       UsageError: it is no spec, or its script refuses a run.
     """
     script, runs = _execute(spec)
+    if not isinstance(script, str):
+        raise UsageError(f"{spec}: SCRIPT {script!r} cannot be imported; name a module, as text")
     seen, found = {}, []
     for index, flag_values in enumerate(runs):
         where = f"run {index} of {spec}"
@@ -134,6 +138,8 @@ def _check_values(where: str, flag_values: Any) -> None:
         items = value if isinstance(value, list | tuple) else [value]
         if not all(isinstance(item, Scalar) for item in items):
             raise UsageError(f"{where}: {name} is {value!r}; it must be text, a number or a list")
+        if not all(map(is_plain, [name, *map(str, items)])):
+            raise UsageError(f"{where}: {name} is {value!r}; no command can hold such a character")
 
 
 def _check_with_script(spec: pathlib.Path, script: str, runs: Iterable[Run]) -> None:
@@ -153,6 +159,21 @@ def _check_with_script(spec: pathlib.Path, script: str, runs: Iterable[Run]) -> 
             raise UsageError(f"run {index} of {spec}: {error}") from None
 
 
+def _check_repeated(spec: pathlib.Path, runs: Sequence[Run], *, new_from: int) -> None:
+    """Refuses a run that does what an earlier one does, if its script tells.
+
+    That is, if it has ``repeated_commands``, which takes a list of what ``check`` takes.
+    """
+    find = getattr(importlib.import_module(runs[0].script), "repeated_commands", None)
+    repeats = find([[run.script, *flag_arguments(run)] for run in runs]) if find else {}
+    for index, earlier in repeats.items():
+        if index >= new_from:
+            raise UsageError(
+                f"run {index} of {spec}, {describe(runs[index])}, trains what run {earlier} does, "
+                f"{describe(runs[earlier])}: settings that differ have no effect; list each once"
+            )
+
+
 def read_runs(out: pathlib.Path) -> list[Run]:
     """The frozen runs of a folder.
 
@@ -169,8 +190,11 @@ def read_runs(out: pathlib.Path) -> list[Run]:
 
 
 def _parse(line: str) -> Run:
-    record = json.loads(line)
-    return Run(record["script"], record["flags"])
+    record = parse_json(line)
+    run = Run(record["script"], record["flags"])
+    if not isinstance(run.script, str) or not isinstance(run.flags, dict):
+        raise ValueError("a line needs the text script and the object flags")
+    return run
 
 
 def _line(run: Run) -> str:

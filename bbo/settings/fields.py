@@ -17,6 +17,9 @@ KINDS = {
 }
 """The types that settings have, in words."""
 
+LARGEST = 2**32 - 1
+"""Of whole numbers: of what jax takes for a seed; more steps, images or filters nobody has."""
+
 
 def setting(
     default: Any, help: str, *, one_of: Collection[str] = (), some_of: Collection[str] = ()
@@ -45,7 +48,10 @@ def check_choices(section: Any) -> None:
     """Raises UsageError if a field of a section is of another type, or none of its choices."""
     for field in dataclasses.fields(section):
         value = getattr(section, field.name)
-        require(_is_a(type(field.default), value), field.name, value, KINDS[type(field.default)])
+        kind = type(field.default)
+        require(_is_a(kind, value), field.name, value, KINDS[kind])
+        if kind is int:
+            require(abs(value) <= LARGEST, field.name, value, f"a number of {LARGEST} at most")
         one_of, some_of = field.metadata["one_of"], field.metadata["some_of"]
         if one_of:
             require_one_of(one_of, field.name, value)

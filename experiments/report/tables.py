@@ -169,7 +169,8 @@ def methods_table(groups: Sequence[Method]) -> str:
             "method": group.method,
             "seeds": ", ".join(str(run.config.train.seed) for run in group.runs),
             "settings that differ": methods.text_of(
-                {name: group.settings[name] for name in names if group.settings[name] != ""}
+                {name: group.settings[name] for name in names if group.settings[name] != ""},
+                [other.settings for other in groups],
             )
             or "-",
         }
@@ -196,6 +197,8 @@ def environment_lines(groups: Sequence[Method]) -> list[str]:
             for item in run.environments:
                 versions = item.get("versions", {})
                 text = f"{item.get('device')} ({item.get('platform')}), jax {versions.get('jax')}"
+                text += f", {item['processor']}" if item.get("processor") else ""
                 flags = f", XLA_FLAGS {item['xla_flags']}" if item.get("xla_flags") else ""
-                found[f"{text}, commit {item.get('commit')}{flags}"] = None
+                changed = "".join(f", {k}={v}" for k, v in item.get("jax_settings", {}).items())
+                found[f"{text}, commit {item.get('commit')}{flags}{changed}"] = None
     return sorted(found)

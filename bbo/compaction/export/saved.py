@@ -5,6 +5,7 @@ import io
 import json
 import pathlib
 import zipfile
+import zlib
 from typing import Any
 
 import jax
@@ -15,9 +16,15 @@ from flax import traverse_util
 from bbo import trees
 from bbo.compaction.export.structure import built, described, filled
 from bbo.compaction.export.whole import whole
+from bbo.files import parse_json
 from bbo.types import Array, PyTree, UsageError
 
 SPEC, ARRAYS = "network.json", "network.npz"
+DAMAGED = (
+    *(KeyError, TypeError, AttributeError, ValueError, OverflowError, EOFError),
+    *(MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error),
+)
+"""What records and arrays raise that are not what they say; MemoryError by a shape that lies."""
 
 
 def save_network(folder: pathlib.Path, *, spec: dict[str, Any], variables: PyTree) -> None:
@@ -131,7 +138,7 @@ def load_network(
         reason = f"{error.filename} cannot be read: {error.strerror}"
         raise UsageError(f"{reason}; name a folder with {SPEC} and {ARRAYS}") from None
     try:
-        record = json.loads(text)
+        record = parse_json(text)
         if hashlib.sha256(content).hexdigest() != record["sha256"]:
             raise ValueError
         # One that was saved before records had a digest has none.
@@ -147,7 +154,7 @@ def load_network(
         return record["spec"], built(record["structure"], arrays)
     except UsageError:
         raise
-    except (KeyError, TypeError, AttributeError, ValueError):
+    except DAMAGED:
         raise UsageError(
             f"{folder} holds a damaged network: {SPEC} and {ARRAYS} do not fit; save it anew"
         ) from None
