@@ -18,7 +18,7 @@ from bbo.noise.dropout import (
     shakeout,
     targeted_dropout,
 )
-from bbo.noise.regulariser import Regulariser, none, paused
+from bbo.noise.regulariser import Regulariser, masked, none, paused
 from bbo.noise.selection import spatial_kernels
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "dropconnect",
     "dropout",
     "group_bridgeout",
+    "masked",
     "nested_dropping",
     "none",
     "paused",

@@ -25,7 +25,7 @@ from bbo.noise.selection import Where, perturb_selected
 from bbo.noise.targeting import weakest, weakest_maps
 from bbo.settings.catalog import UNITS
 from bbo.trees import wide
-from bbo.types import Array, Params, PyTree, Rng, UsageError, require, require_one_of
+from bbo.types import Array, Masks, Params, PyTree, Rng, UsageError, require, require_one_of
 
 
 def unchanged(rng: Rng, x: PyTree, **options: Any) -> PyTree:
@@ -59,6 +59,38 @@ class Regulariser(NamedTuple):
     def perturbs_activations(self) -> bool:
         """Whether there is noise on activations."""
         return self.activations is not unchanged
+
+
+def masked(regulariser: Regulariser, masks: Masks) -> Regulariser:
+    """A regulariser whose noise on weights leaves zero what has been removed.
+
+    Noise may fall on a weight that is zero, by the size of the others in its filter
+    (``group_bridgeout``) or by the 1e-12 under a small power: in a network that is trained further
+    it would bring back what was pruned.
+
+    Args:
+      regulariser: any.
+      masks: a tree like the parameters of bool arrays that broadcast to them, True to keep; may be
+        traced. See ``pruning.masks``.
+
+    >>> from bbo.noise import group_bridgeout
+    >>> pruned = {"kernel": jnp.array([[3.0], [0.0]])}
+    >>> masks = {"kernel": jnp.array([[True], [False]])}
+    >>> noise = group_bridgeout(rate=0.5, q=2.0, on="kernel")
+    >>> [bool(one.weights(jax.random.key(0), pruned)["kernel"][1, 0] == 0)
+    ...  for one in (noise, masked(noise, masks))]
+    [False, True]
+    """
+    if not regulariser.perturbs_weights:
+        return regulariser
+
+    def noisy(rng: Rng, params: Params) -> Params:
+        def left(clean: Array, other: Array, keep: Array) -> Array:
+            return clean if other is clean else jnp.where(keep, other, jnp.zeros_like(other))
+
+        return jax.tree.map(left, params, regulariser.weights(rng, params), masks)
+
+    return regulariser._replace(weights=noisy)
 
 
 def _on_weights(

@@ -84,14 +84,18 @@ def hold(inner: optax.GradientTransformation) -> optax.GradientTransformation:
 
     def update(updates: PyTree, state: Any, params: PyTree = None) -> tuple[PyTree, HoldState]:
         updates, inner_state = inner.update(updates, state.inner, params)
-        held = jax.tree.map(
-            lambda change, mask: jnp.where(mask, change, jnp.zeros_like(change)),
-            updates,
-            state.masks,
-        )
-        return held, HoldState(state.masks, inner_state)
+        return zero_where_held(updates, state), HoldState(state.masks, inner_state)
 
     return optax.GradientTransformation(init, update)
+
+
+def zero_where_held(tree: PyTree, opt_state: Any) -> PyTree:
+    """A tree like the parameters, but zero where the state is one of ``hold`` that holds them."""
+    if not isinstance(opt_state, HoldState):
+        return tree
+    return jax.tree.map(
+        lambda leaf, mask: jnp.where(mask, leaf, jnp.zeros_like(leaf)), tree, opt_state.masks
+    )
 
 
 def create_optimizer(

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bbo.noise.regulariser import Regulariser, none, paused
+from bbo.noise.regulariser import Regulariser, masked, none, paused
 from bbo.training.devices import AXIS
+from bbo.training.optimizer import HoldState, zero_where_held
 from bbo.types import Array, Batch, Params, PyTree, Rng
 
 CLEAN = zlib.crc32(b"whether a step is clean")
@@ -156,6 +157,8 @@ def train_step(
 ) -> tuple[TrainState, dict[str, Array]]:
     """One step on one batch. Pure; the noise is drawn from ``fold_in(rng, state.step)``.
 
+    What an optimiser that ``hold``s leaves at zero has no part in the step, under noise either.
+
     Args:
       state: before.
       batch: ``image`` [n, h, w, c], ``label`` [n], ``index`` [n].
@@ -165,6 +168,9 @@ def train_step(
     Returns:
       the state after, and the means of ``loss`` and ``accuracy`` over the batch.
     """
+    if isinstance(state.opt_state, HoldState):
+        of_the_rest = masked(recipe.regulariser, state.opt_state.masks)
+        recipe = recipe._replace(regulariser=of_the_rest)
     learn = _learn_both if recipe.clean.share and recipe.clean.each_step else _learn_one
     gradients, stats, metrics = learn(state, batch, jax.random.fold_in(rng, state.step), recipe)
     if recipe.mapped_axis:
@@ -232,7 +238,7 @@ def _learn_both(state: TrainState, batch: Batch, rng: Rng, recipe: Recipe) -> Le
 
     found, slopes = jax.value_and_grad(clean_loss, has_aux=True)(state.params)
     first, (clean_logits, stats) = found
-    point = _ascended(state.params, slopes, clean.ascent)
+    point = _ascended(state.params, zero_where_held(slopes, state.opt_state), clean.ascent)
     second, noisy_slopes = jax.value_and_grad(noisy_loss)(point)
 
     def mixed(a: Array, b: Array) -> Array:
