@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from absl import logging
+
 from bbo.files import write_json
 from bbo.settings.config import ExperimentConfig, from_json, override, to_json
 from bbo.settings.provenance import environment
@@ -98,6 +100,9 @@ def record_start(workdir: pathlib.Path, config: ExperimentConfig) -> None:
     path, now = workdir / "config.json", environment()
     held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     environments = held.get("environments", [])
+    unlike = [one.get("jax_settings", {}) for one in (*environments[-1:], now)]
+    if unlike[0] != unlike[-1]:
+        logging.warning("the run goes on under other settings of jax: %s, not %s", *unlike[::-1])
     if now not in environments[-1:]:
         environments = [*environments, now]
     write_json(path, {"config": to_json(config), "environments": environments})

@@ -1,7 +1,9 @@
-"""What is set for XLA before jax is loaded: where compiled programs are kept, and faster CPU code.
+"""What is set before jax is loaded: where compiled programs are kept, faster CPU code, and numbers.
 
-What the user has set holds. Programs are found again by the next run of the same settings, and by
-one that goes on; ``JAX_ENABLE_COMPILATION_CACHE=false`` keeps none.
+What the user has set of the first two holds. But what is drawn and computed is the same wherever a
+run is done, and goes on: settings of jax by which it would not be are taken out of the environment.
+Programs are found again by the next run of the same settings, and by one that goes on;
+``JAX_ENABLE_COMPILATION_CACHE=false`` keeps none.
 """
 
 import contextlib
@@ -17,6 +19,7 @@ import subprocess
 import sys
 
 from bbo.files import write_json
+from bbo.settings.provenance import STANDARD
 
 HOME = pathlib.Path("~/.cache/bbo")
 FUSIONS = "--xla_cpu_experimental_ynn_fusion_type=dot,eltwise,reduce"
@@ -35,12 +38,25 @@ def prepare(*, fusions: bool, distributed: bool = False) -> None:
     """
     if "jax" in sys.modules:
         return
+    _standard_numbers()
     # Only the first process would write. If the folder is not one of all, it alone finds programs
     # again; and where GPUs share the search for the best kernels, the others would wait for it.
     if not distributed:
         _keep_programs()
     if fusions:
         _set_fusions()
+
+
+def _standard_numbers() -> None:
+    """Takes out of the environment what would draw or compute other numbers; says so."""
+    words = {"": None, **dict.fromkeys(("y", "yes", "t", "true", "on", "1"), True)}
+    words |= dict.fromkeys(("n", "no", "f", "false", "off", "0"), False)
+    for name, standard in STANDARD.items():
+        given = os.environ.pop(name.upper(), "")
+        is_standard = words.get(given.lower(), given) == standard or given == str(standard)
+        if given and not is_standard:
+            told = f"{name.upper()}={given} is not used: results would be others than recorded ones"
+            print(told, file=sys.stderr)
 
 
 def _keep_programs() -> None:

@@ -196,6 +196,8 @@ def environment_lines(groups: Sequence[Method]) -> list[str]:
             for item in run.environments:
                 versions = item.get("versions", {})
                 text = f"{item.get('device')} ({item.get('platform')}), jax {versions.get('jax')}"
+                text += f", {item['processor']}" if item.get("processor") else ""
                 flags = f", XLA_FLAGS {item['xla_flags']}" if item.get("xla_flags") else ""
-                found[f"{text}, commit {item.get('commit')}{flags}"] = None
+                changed = "".join(f", {k}={v}" for k, v in item.get("jax_settings", {}).items())
+                found[f"{text}, commit {item.get('commit')}{flags}{changed}"] = None
     return sorted(found)

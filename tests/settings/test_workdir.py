@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 
+import jax
 import pytest
 
 from bbo import files
@@ -126,6 +127,25 @@ def test_environment_says_what_ran(monkeypatch, tmp_path):
     assert environment["device"] == "cpu" and environment["num_devices"] == 8
     monkeypatch.setenv("PATH", str(tmp_path))
     assert provenance.source_commit() is None
+
+
+def test_the_cores_are_those_that_may_be_used(monkeypatch):
+    monkeypatch.setattr(provenance.os, "sched_getaffinity", lambda _: {4, 0, 1}, raising=False)
+    environment = provenance.environment()
+    assert environment["affinity"] == "0-1,4"
+    assert environment["platform"].endswith(", 3 CPU cores") and environment["processor"]
+
+
+def test_other_settings_of_jax_are_told_and_recorded(tmp_path, caplog):
+    workdirs.record_start(tmp_path, CONFIG)
+    workdirs.record_start(tmp_path, CONFIG)
+    assert caplog.text == ""
+    with jax.default_matmul_precision("highest"):
+        workdirs.record_start(tmp_path, CONFIG)
+    assert "goes on under other settings of jax" in caplog.text
+    first, second = json.loads((tmp_path / "config.json").read_text())["environments"]
+    before = first.get("jax_settings", {})
+    assert second["jax_settings"] == before | {"jax_default_matmul_precision": "highest"}
 
 
 def test_the_commit_of_another_project_is_not_ours(tmp_path, monkeypatch):

@@ -178,6 +178,32 @@ def test_jaxlib_is_asked_about_flags():
     assert "--xla_not_one=1" in unknown.stderr
 
 
+def test_numbers_are_those_of_the_records(home, monkeypatch, capfd):
+    changed = {"JAX_ENABLE_X64": "true", "JAX_THREEFRY_PARTITIONABLE": "0"}
+    changed |= {"JAX_DEFAULT_MATMUL_PRECISION": "highest", "JAX_RANDOM_SEED_OFFSET": "3"}
+    standard = {"JAX_ENABLE_CUSTOM_PRNG": "off", "JAX_DEFAULT_PRNG_IMPL": "threefry2x32"}
+    for name, value in (changed | standard | {"JAX_DEBUG_NANS": "1"}).items():
+        monkeypatch.setenv(name, value)
+    xla.prepare(fusions=False)
+    assert not (changed | standard).keys() & os.environ.keys()
+    assert os.environ["JAX_DEBUG_NANS"] == "1"  # changes no number
+    told = capfd.readouterr().err.splitlines()
+    assert sorted(line.partition(" is not used")[0] for line in told) == sorted(
+        f"{name}={value}" for name, value in changed.items()
+    )
+
+
+def test_all_settings_of_numbers_are_those_of_this_jax():
+    program = "from bbo.settings import provenance; print(provenance.unusual_settings())"
+    usual = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    for more, told in (({}, "{}"), ({"JAX_ENABLE_X64": "1"}, "{'jax_enable_x64': True}")):
+        environment = usual | {"PYTHONPATH": os.pathsep.join(sys.path), "JAX_PLATFORMS": "cpu"}
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment | more, capture_output=True, text=True
+        )
+        assert (done.stdout.strip(), done.stderr) == (told, "")
+
+
 PROGRAM = """
 from experiments.command_line import xla
 xla.prepare(fusions=True)
