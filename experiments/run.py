@@ -19,6 +19,7 @@ from absl import flags
 
 from bbo.files import write_json
 from bbo.settings.config import ExperimentConfig, override
+from bbo.settings.method import repeated
 from bbo.settings.tfds_folder import check_available
 from bbo.settings.workdir import claim, default_workdir, is_finished
 from bbo.types import UsageError
@@ -68,6 +69,24 @@ def check(argv: Sequence[str]) -> None:
     """
     parse(FLAGS, argv)
     runs_from(FLAGS)
+
+
+def repeated_commands(commands: Sequence[Sequence[str]]) -> dict[int, int]:
+    """Which of several commands, that ``check`` accepts, trains what an earlier one trains.
+
+    Args:
+      commands: each as for ``check``.
+
+    Returns:
+      By the number of the command, from 0, that of the earlier one.
+    """
+    owners, made = [], []
+    for number, argv in enumerate(commands):
+        parse(FLAGS, argv)
+        for member in runs_from(FLAGS).values():
+            owners.append(number)
+            made.append(member)
+    return {owners[late]: owners[early] for late, early in repeated(made).items()}
 
 
 def main(values: flags.FlagValues) -> int:
@@ -145,6 +164,8 @@ def members(
     for rate, seed in itertools.product(rates or [config.noise.rate], seeds):
         parts = [f"rate_{rate}"] * bool(rates) + [f"seed_{seed}"] * (num_seeds > 1)
         made["_".join(parts)] = override(config, rate=rate, seed=seed)
+    if repeated(list(made.values())):
+        raise UsageError(f"vmap_rates has no effect: {config.noise.noise} has no rate")
     if workdir is None:
         return {default_workdir(member): member for member in made.values()}
     folder = pathlib.Path(workdir).expanduser()

@@ -17,7 +17,7 @@ import pathlib
 import runpy
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from absl import flags
@@ -70,12 +70,12 @@ def write(spec: pathlib.Path, out: pathlib.Path, runs: list[Run]) -> None:
 def plan(spec: pathlib.Path, out: pathlib.Path) -> list[Run]:
     """As ``freeze``, but writes nothing."""
     runs = load_spec(spec)
-    _check_begins(spec, out, runs)
+    _check_repeated(spec, runs, new_from=_check_begins(spec, out, runs))
     return runs
 
 
-def _check_begins(spec: pathlib.Path, out: pathlib.Path, runs: list[Run]) -> None:
-    """Checks that the runs of a spec begin with those that a folder holds."""
+def _check_begins(spec: pathlib.Path, out: pathlib.Path, runs: list[Run]) -> int:
+    """Checks that the runs of a spec begin with those that a folder holds; gives their number."""
     held = read_runs(out) if (out / "runs.jsonl").exists() else []
     for index, old in enumerate(held):
         new = runs[index] if index < len(runs) else None
@@ -85,6 +85,7 @@ def _check_begins(spec: pathlib.Path, out: pathlib.Path, runs: list[Run]) -> Non
                 f"run {index} of {out} is {describe(old)} there and {now} in {spec}; "
                 "runs may be appended but not changed: restore it, or name another folder"
             )
+    return len(held)
 
 
 def load_spec(spec: pathlib.Path) -> list[Run]:
@@ -151,6 +152,21 @@ def _check_with_script(spec: pathlib.Path, script: str, runs: Iterable[Run]) -> 
             check([script, *flag_arguments(run)])
         except UsageError as error:
             raise UsageError(f"run {index} of {spec}: {error}") from None
+
+
+def _check_repeated(spec: pathlib.Path, runs: Sequence[Run], *, new_from: int) -> None:
+    """Refuses a run that does what an earlier one does, if its script tells.
+
+    That is, if it has ``repeated_commands``, which takes a list of what ``check`` takes.
+    """
+    find = getattr(importlib.import_module(runs[0].script), "repeated_commands", None)
+    repeats = find([[run.script, *flag_arguments(run)] for run in runs]) if find else {}
+    for index, earlier in repeats.items():
+        if index >= new_from:
+            raise UsageError(
+                f"run {index} of {spec}, {describe(runs[index])}, trains what run {earlier} does, "
+                f"{describe(runs[earlier])}: settings that differ have no effect; list each once"
+            )
 
 
 def read_runs(out: pathlib.Path) -> list[Run]:

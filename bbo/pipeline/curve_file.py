@@ -42,15 +42,13 @@ def curve_table(curve: pd.DataFrame) -> str:
 
     A point that failed is a dash, and below the table is said why.
     """
-    shown = curve.assign(
-        removed=curve["sparsity"].map(percent),
-        accuracy=100 * curve["test_top1"],
-    )
-    by = ["removed", "granularity", "recovery"]
+    shown = curve.assign(accuracy=100 * curve["test_top1"])
+    by = ["sparsity", "granularity", "recovery"]
     # The other way to turn lines into columns leaves out those that are empty.
     table = shown.set_index(by)["accuracy"].unstack(by[1:], sort=False)  # pyright: ignore
     table.columns = [f"{unit}s, {recovery_text(recovery)}" for unit, recovery in table.columns]
-    table.index.name = None
+    # Only now, as shares that are nearly equal have one text.
+    table.index = table.index.map(percent).rename(None)
     text = table.to_string(float_format="{:.1f}".format, na_rep="-")  # pyright: ignore
     return "\n".join([text, *(f"- {failure}" for failure in failures(curve))])
 
@@ -95,6 +93,18 @@ def value_text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ",".join(map(value_text, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def exact_text(value: Any) -> str:
+    """Likewise, with all the digits that tell a number from others.
+
+    >>> exact_text((0.5, 0.75)), exact_text(3 * 0.1)
+    ('0.5,0.75', '0.30000000000000004')
+    """
+    if isinstance(value, list | tuple):
+        return ",".join(map(exact_text, value))
+    short = value_text(value)
+    return repr(value) if isinstance(value, float) and float(short) != value else short
 
 
 def subtitle(config: ExperimentConfig) -> str:

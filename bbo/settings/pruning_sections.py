@@ -1,9 +1,13 @@
 """The sections of a configuration that say what is removed, and how what is left is mended."""
 
 import dataclasses
+import itertools
 
 from bbo.settings.catalog import CRITERIA, MEANINGS, RECOVERIES, SCHEDULES, SCOPES, UNITS
 from bbo.settings.fields import check_choices, check_pattern, check_range, setting
+
+CLOSEST = 1e-9
+"""Shares that differ by no more are one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +59,11 @@ class PruningConfig:
         check_range(
             self,
             sparsities=(
-                lambda v: len(v) > 0 and all(0 <= a < 1 for a in v) and list(v) == sorted(set(v)),
+                lambda v: (
+                    len(v) > 0
+                    and all(0 <= a < 1 for a in v)
+                    and all(b - a > CLOSEST for a, b in itertools.pairwise(v))
+                ),
                 "increasing numbers in [0, 1)",
             ),
             recovery_images=(lambda v: v >= 1, ">= 1"),

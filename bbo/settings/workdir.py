@@ -4,13 +4,12 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import pathlib
 import time
 from collections.abc import Iterator
 from typing import Any
-
-from absl import logging
 
 from bbo.files import write_json
 from bbo.settings.config import ExperimentConfig, from_json, override, to_json
@@ -102,7 +101,9 @@ def record_start(workdir: pathlib.Path, config: ExperimentConfig) -> None:
     environments = held.get("environments", [])
     unlike = [one.get("jax_settings", {}) for one in (*environments[-1:], now)]
     if unlike[0] != unlike[-1]:
-        logging.warning("the run goes on under other settings of jax: %s, not %s", *unlike[::-1])
+        logging.getLogger(__name__).warning(
+            "the run goes on under other settings of jax: %s, not %s", *unlike[::-1]
+        )
     if now not in environments[-1:]:
         environments = [*environments, now]
     write_json(path, {"config": to_json(config), "environments": environments})

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from bbo.pipeline.curve_file import exact_text
 from experiments.report import statistics, tables
 from experiments.report.finished_runs import Found, Method, baseline_of
 
@@ -43,7 +44,7 @@ def left_out(found: Found) -> list[str]:
 def problem_text(group: Method) -> str:
     """What methods are compared on: ``vgg16 of width 0.125 on cifar10``."""
     dataset, network, width = group.problem
-    return f"{network}{'' if width == 1 else f' of width {width:g}'} on {dataset}"
+    return f"{network}{'' if width == 1 else f' of width {exact_text(width)}'} on {dataset}"
 
 
 def chapter(groups: Sequence[Method], found: Mapping[str, pd.DataFrame]) -> str:

@@ -13,6 +13,7 @@ import pandas as pd
 from bbo.files import read_lines
 from bbo.pipeline.finished import FinishedRun, read_run
 from bbo.settings.catalog import REGULARISERS
+from bbo.settings.method import POINTS, repeated, settings_of_all
 from bbo.settings.noise_section import NoiseConfig
 from bbo.settings.pruning_sections import PruningConfig
 from bbo.types import UsageError
@@ -22,7 +23,7 @@ from experiments.report.archive import is_study, read_study
 PRUNING = [
     field.name
     for field in dataclasses.fields(PruningConfig)
-    if field.name not in (*methods.POINTS, "recovery_images")
+    if field.name not in (*POINTS, "recovery_images")
 ]
 """Settings of how a network is pruned, not where it is measured, nor how it is mended."""
 
@@ -43,7 +44,7 @@ class Method(NamedTuple):
     method: str
     """The shortest text that tells it from the others on the same problem."""
     settings: dict[str, Any]
-    """That make the method, by name; see ``methods.settings_of``."""
+    """That make the method, by name; see ``method.settings_of``."""
     runs: list[FinishedRun]
     """By seed."""
 
@@ -95,14 +96,12 @@ def places_in(folders: Iterable[pathlib.Path]) -> Iterator[tuple[pathlib.Path, s
 
 def _repeated(runs: Sequence[FinishedRun]) -> dict[str, str]:
     """What each run repeats that has the method and seed of one before it, by its name."""
-    found, first = {}, {}
-    settings = methods.settings_of_all(run.config for run in runs)
-    for run, of_run in zip(runs, settings, strict=True):
-        earlier = first.setdefault(json.dumps([of_run, run.config.train.seed]), run)
+    found = {}
+    for index, number in repeated([run.config for run in runs]).items():
+        run, earlier = runs[index], runs[number]
         here, there = (methods.points_text(one.config) for one in (run, earlier))
         measured = f"; measured at {here} here, at {there} there" if here != there else ""
-        if earlier is not run:
-            found[run.name] = f"the same settings and seed as {earlier.name}{measured}"
+        found[run.name] = f"the same settings and seed as {earlier.name}{measured}"
     return found
 
 
@@ -130,7 +129,7 @@ def _run_folders(root: pathlib.Path) -> list[pathlib.Path]:
 def grouped(runs: Sequence[FinishedRun]) -> list[Method]:
     """Runs by their method: by problem, the unregularised first."""
     by_method: dict[str, list[FinishedRun]] = {}
-    settings = methods.settings_of_all(run.config for run in runs)
+    settings = settings_of_all(run.config for run in runs)
     for run, of_run in zip(runs, settings, strict=True):
         by_method.setdefault(json.dumps(of_run), []).append(run)
     found = [(json.loads(text), of_group) for text, of_group in by_method.items()]
@@ -194,6 +193,8 @@ def points_of(groups: Sequence[Method]) -> pd.DataFrame:
         place["baseline"] = baseline_of(group, groups)
         for run in group.runs:
             curve = run.curve.drop(columns="method", errors="ignore")
+            # Points meet at shares that were asked for alike: 3 * 0.1 and 0.3 are one.
+            curve["sparsity"] = curve["sparsity"].round(9)
             parts.append(curve.assign(**place, seed=run.config.train.seed))
     return pd.concat(parts, ignore_index=True)
 

@@ -1,58 +1,20 @@
-"""Methods of a comparison: the settings that tell one from another, and the name of each."""
+"""The names of the methods of a comparison: by the settings that tell one from another."""
 
 import itertools
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from bbo.pipeline.curve_file import value_text
-from bbo.settings.config import ExperimentConfig, to_json
-from bbo.settings.workdir import PLACES
+from bbo.pipeline.curve_file import exact_text, value_text
+from bbo.settings.config import ExperimentConfig
+from bbo.settings.method import POINTS
 
 LEADING = ("noise", "dataset", "model")
 """Settings that are named by their value alone, and before the others."""
-POINTS = ("sparsities", "granularity", "recovery")
-"""Settings that say at which points a network is measured, and change no number there."""
-NO_PART = ("seed", *PLACES, "parallel", "checkpoint_every", *POINTS)
-"""Settings that make no other method: what changes nothing but rounding, the seed, the points."""
 
 
 def problem_of(settings: dict[str, Any]) -> tuple[str, str, float]:
     """Dataset, network and width."""
     return settings["dataset"], settings["model"], settings["width"]
-
-
-def settings_of(config: ExperimentConfig) -> dict[str, Any]:
-    """The settings that make the method of a run, by name; None for those without effect in it."""
-    used = {"noise": config.noise.noise} | config.noise.effective
-    sections = to_json(config)
-    sections["noise"] = {name: used.get(name) for name in sections["noise"]}
-    if config.pruning.recovery == ("none",) and config.pruning.criterion != "taylor":
-        sections["pruning"]["recovery_images"] = None
-    iterations = config.iterations
-    unused = ("retrain_rate",) if iterations.rewind else ()
-    if iterations.prune_iterations == 1:
-        unused = tuple(name for name in sections["iterations"] if name != "prune_iterations")
-    sections["iterations"] |= dict.fromkeys(unused)
-    flat = {name: value for section in sections.values() for name, value in section.items()}
-    return {name: value for name, value in flat.items() if name not in NO_PART}
-
-
-def settings_of_all(runs: Iterable[ExperimentConfig]) -> list[dict[str, Any]]:
-    """The settings that make the method of each of several runs.
-
-    A run that was measured as pruned alone belongs to the first method that is otherwise alike,
-    however many images that one's recoveries were given.
-    """
-    found, images = [settings_of(config) for config in runs], {}
-    keys = [json.dumps(settings | {"recovery_images": None}) for settings in found]
-    for key, settings in zip(keys, found, strict=True):
-        if settings["recovery_images"] is not None:
-            images.setdefault(key, settings["recovery_images"])
-    return [
-        settings if settings["recovery_images"] else settings | {"recovery_images": images.get(key)}
-        for key, settings in zip(keys, found, strict=True)
-    ]
 
 
 def points_text(config: ExperimentConfig) -> str:
@@ -91,7 +53,7 @@ def label(settings: dict[str, Any], among: Sequence[dict[str, Any]]) -> str:
     for names in (told, free):
         for size in range(len(names) + 1):
             texts = [
-                text_of({name: settings[name] for name in (*fixed, *chosen)})
+                text_of({name: settings[name] for name in (*fixed, *chosen)}, among)
                 for chosen in itertools.combinations(names, size)
                 if (fixed or chosen) and _is_alone(settings, among, (*fixed, *chosen))
             ]
@@ -107,14 +69,25 @@ def _is_alone(
     return alike == [settings]
 
 
-def text_of(settings: dict[str, Any]) -> str:
+def text_of(settings: dict[str, Any], among: Sequence[dict[str, Any]] = ()) -> str:
     """Settings in a few words, but for those without effect (None).
+
+    Args:
+      settings: by name.
+      among: others; a number that is written like another of theirs has all of its digits.
 
     >>> text_of({"noise": "dropout", "rate": 0.1, "milestones": [0.25, 0.5]})
     'dropout rate=0.1 milestones=0.25,0.5'
+    >>> text_of({"rate": 3 * 0.1}), text_of({"rate": 3 * 0.1}, [{"rate": 0.3}])
+    ('rate=0.3', 'rate=0.30000000000000004')
     """
+    texts = {}
+    for name, value in settings.items():
+        text = value_text(value)
+        alike = [one[name] for one in among if value_text(one[name]) == text]
+        texts[name] = text if all(other == value for other in alike) else exact_text(value)
     return " ".join(
-        value_text(value) if name in LEADING else f"{name}={value_text(value)}"
+        texts[name] if name in LEADING else f"{name}={texts[name]}"
         for name, value in settings.items()
         if value is not None
     )

@@ -29,7 +29,7 @@ from absl import flags
 from matplotlib.figure import Figure
 
 from bbo.files import write_text
-from bbo.pipeline.curve_file import save_figure
+from bbo.pipeline.curve_file import exact_text, save_figure
 from bbo.types import UsageError
 from experiments.report import figures, statistics
 from experiments.report.archive import records_at, write_study
@@ -170,7 +170,7 @@ def write_figures(
     And one of what each method reaches with its best recovery, if that is known.
     """
     dataset, network, width = groups[0].problem
-    stem = f"{dataset}_{network}" + ("" if width == 1 else f"_width{width:g}")
+    stem = f"{dataset}_{network}" + ("" if width == 1 else f"_width{exact_text(width)}")
     published, note = published_curves(groups[0])
     title = f"{problem_text(groups[0])}: {figures.runs_text([len(group.runs) for group in groups])}"
     names = {}

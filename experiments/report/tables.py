@@ -169,7 +169,8 @@ def methods_table(groups: Sequence[Method]) -> str:
             "method": group.method,
             "seeds": ", ".join(str(run.config.train.seed) for run in group.runs),
             "settings that differ": methods.text_of(
-                {name: group.settings[name] for name in names if group.settings[name] != ""}
+                {name: group.settings[name] for name in names if group.settings[name] != ""},
+                [other.settings for other in groups],
             )
             or "-",
         }

@@ -94,3 +94,24 @@ def test_runs_that_another_launcher_has_frozen_meanwhile_stay(spec, out):
     with pytest.raises(UsageError, match="run 0 of .* is seed=0 there and now seed=1"):
         sweep.write(path, out, planned)
     assert sweep.read_runs(out) == others
+
+
+@pytest.mark.parametrize(
+    "runs, told",
+    [
+        ([{"noise": "none", "rate": rate} for rate in (0.1, 0.2)], "run 1 of {spec}, noise=none"),
+        ([{"seed": 0}, {"seed": 1}, {}], "run 2 of {spec}, (no flags), trains what run 0 does"),
+        ([{"seed": seed, "vmap_seeds": 3} for seed in (0, 2)], "run 1 of {spec}, seed=2,vmap_s"),
+        ([{}, {"sparsities": [0, 0.5]}], "trains what run 0 does, (no flags)"),
+    ],
+)
+def test_one_network_is_trained_once(spec, out, capsys, runs, told):
+    check_refused(capsys, spec(runs, script="experiments.run"), out, told)
+
+
+def test_a_sweep_that_was_begun_with_repetitions_goes_on(spec, out, monkeypatch):
+    path = spec([{"seed": 0}, {}], script="experiments.run")
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep, "_check_repeated", lambda *_, **__: None)
+        sweep.freeze(path, out)
+    assert len(sweep.plan(path, out)) == 2

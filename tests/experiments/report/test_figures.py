@@ -3,7 +3,8 @@
 import numpy as np
 from finished_runs import BASE, make_run, statistics
 
-from experiments.report import figures, methods, program
+from bbo.settings.method import settings_of
+from experiments.report import figures, program
 from experiments.report.finished_runs import Method, find_runs, grouped, points_of
 from experiments.report.statistics import curve_statistics
 
@@ -27,7 +28,7 @@ def test_the_paper_is_laid_over_filters_of_full_width_only(tmp_path):
         None,
         "the curves of the paper, of width 1, are left out",
     )
-    digits = Method("none", methods.settings_of(BASE), [])
+    digits = Method("none", settings_of(BASE), [])
     assert program.published_curves(digits) == (None, "")
     own = curves[curves["width"] == 1]
     noise_of = {group.method: group.settings["noise"] for group in (none, dropout)}

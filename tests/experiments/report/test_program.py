@@ -68,6 +68,21 @@ def test_unfinished_damaged_and_repeated_runs_are_listed(tmp_path, capsys):
     assert told in capsys.readouterr().out.splitlines()
 
 
+def test_settings_that_are_nearly_equal_are_reported_apart(tmp_path, capsys):
+    near, points = (0.3, 3 * 0.1), (0.0, 0.3, 0.6)
+    for number, rate in enumerate(near):
+        for seed in (0, 1):
+            folder = tmp_path / f"{number}{seed}"
+            shares = (0.0, near[number], 0.6)
+            settings = {"noise": "dropout", "rate": rate, "width": near[seed]}
+            make_run(folder, seed=seed, sparsities=shares, **settings)
+    assert run_program(tmp_path, f"--out={tmp_path / 'out'}") == 0
+    curves = pd.read_csv(tmp_path / "out" / "curves.csv")
+    assert set(curves["method"]) == {"rate=0.3", "rate=0.30000000000000004"}
+    assert set(curves["sparsity"]) == set(points)
+    assert len(list((tmp_path / "out").glob("*_width0.3*_removed.png"))) == 2
+
+
 def test_report_of_small_runs(tmp_path, capsys):
     for seed in (0, 1):
         make_run(tmp_path / "a" / f"none{seed}", (0.9, 0.5, 0.1), noise="none", seed=seed)
