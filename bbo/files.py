@@ -1,5 +1,6 @@
 """Files written whole or not at all, records of JSON lines, and digests that tell of damage."""
 
+import errno
 import hashlib
 import json
 import logging
@@ -9,6 +10,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""What a disk says that takes no more."""
 SEALED = re.compile(r', "([^"]*)": "([0-9a-f]{16})"}$')
 """The end of a line with a digest, and its two texts."""
 

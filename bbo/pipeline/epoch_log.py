@@ -1,8 +1,10 @@
 """Numbers of a run as it goes: lines of JSON and TensorBoard events."""
 
 import contextlib
+import errno
 import pathlib
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 
 from bbo.files import read_lines, sealed, set_aside, write_lines
@@ -31,13 +33,18 @@ def metrics_writer(
         kept = f"; what is left is in {set_aside(path).name}" if path.exists() else ""
         tell(f"{path} was damaged or removed: {lost} of {resumed_epoch} epochs are missing{kept}")
     write_lines(path, held)
+    others = set(threading.enumerate())
     events = SummaryWriter(str(workdir / "tensorboard"), purge_step=resumed_epoch + 1)
     with path.open("a", encoding="utf-8") as lines, contextlib.closing(events):
+        behind = set(threading.enumerate()) - others
 
         def write(epoch: int, values: Mapping[str, float]) -> None:
             lines.write(sealed({"epoch": epoch, **values}) + "\n")
             lines.flush()
             for name, value in values.items():
+                # Once it has failed, nobody empties its queue: this would wait for ever.
+                if not all(thread.is_alive() for thread in behind):
+                    raise OSError(errno.ENOSPC, "events are not written any more", str(workdir))
                 events.add_scalar(name, value, epoch)
 
         yield write

@@ -20,6 +20,7 @@ from bbo.training import checkpoint, preemption
 from bbo.training.devices import AHEAD
 from bbo.training.evaluation import CLASS
 from bbo.training.finite import all_finite
+from bbo.training.full_disk import one_line_when_full
 from bbo.training.preemption import Poll, ShouldStop
 from bbo.training.step import METRICS, TrainState
 from bbo.types import Array, Preempted, PyTree
@@ -102,14 +103,14 @@ def train(
 ) -> tuple[list[Trained], int]:
     """Trains runs in step, each with metrics and checkpoints in a folder of its own.
 
-    Args, errors: as ``train_network``.
+    Args, errors: as ``train_network``. RunError also if the disk takes no more.
 
     Returns:
       the selected networks, and the count of work done; none, and nothing done, if some runs were
       interrupted at other steps than others.
     """
     config = runs[0].config.train
-    with contextlib.ExitStack() as stack:
+    with one_line_when_full(folders[0]), contextlib.ExitStack() as stack:
         managers = [stack.enter_context(checkpoint.open_checkpoints(path)) for path in folders]
         found, count = _restored(runs, managers)
         if not found:

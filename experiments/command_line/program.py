@@ -1,7 +1,6 @@
 """What the programs share: flags in, one clear line and an exit status out."""
 
 import contextlib
-import errno
 import os
 import signal
 import sys
@@ -11,13 +10,12 @@ from typing import NoReturn
 
 from absl import flags
 
+from bbo.files import FULL
 from bbo.settings.installed import with_names_here
 from bbo.types import Interrupted, Preempted, RunError, UsageError
 
 PREEMPTED = 75
 """Exit status of a run that was told to stop and has saved: EX_TEMPFAIL, try again later."""
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""What a disk says that takes no more."""
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells give it."""
 AGAIN = "interrupted; run the same command again"
