@@ -39,6 +39,19 @@ def write_json(path: pathlib.Path, record: Any) -> None:
     write_text(path, json_text(record))
 
 
+def parse_json(text: str | bytes) -> Any:
+    """As ``json.loads``, but what is nested too deeply is a ValueError too.
+
+    >>> parse_json("[" * 100_000)
+    Traceback (most recent call last):
+    ValueError: nested too deeply
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def sealed(record: Mapping[str, Any]) -> str:
     """A JSON line whose last entry is a digest of the others.
 
@@ -64,7 +77,7 @@ def _unsealed(line: bytes) -> dict[str, Any]:
     # By its shape: where the name of the digest is damaged, the line is not one without.
     if end and (end[1] != "digest" or end[2] != _short(text := text[: end.start()] + "}")):
         raise ValueError("its digest is that of another text")
-    record = json.loads(text)
+    record = parse_json(text)
     if not isinstance(record, dict) or "digest" in record:
         raise ValueError("it is no record")
     return record
@@ -87,7 +100,7 @@ def read_lines(path: pathlib.Path, *, strict: bool = False) -> list[dict[str, An
     for number, line in enumerate(lines, 1):
         try:
             records.append(_unsealed(line))
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             if number == len(lines):
                 break
             if strict:

@@ -42,6 +42,7 @@ flags.DEFINE_integer(
     "train this many seeds from --seed on as one program, each in a folder of its own (for "
     "accelerators that one network leaves idle)",
     lower_bound=1,
+    upper_bound=10_000,
     flag_values=FLAGS,
     module_name=" run",
 )

@@ -1,8 +1,9 @@
 """How far a run is and what it found, from its folder; any file may be absent or half written."""
 
-import json
 import pathlib
 from typing import Any
+
+from bbo.files import parse_json
 
 
 def summary(folder: pathlib.Path) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def _read(path: pathlib.Path) -> str:
 
 def _record(text: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
+        found = parse_json(text)
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

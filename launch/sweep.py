@@ -22,11 +22,11 @@ from typing import Any, NamedTuple, NoReturn
 
 from absl import flags
 
-from bbo.files import write_text
+from bbo.files import parse_json, write_text
 from bbo.settings import workdir as workdirs
 from bbo.settings.workdir import PLACES, is_finished
 from bbo.types import UsageError
-from experiments.command_line.program import leave, run_program
+from experiments.command_line.program import is_plain, leave, run_program
 
 FLAGS = flags.FlagValues()
 Scalar = bool | int | float | str
@@ -95,6 +95,8 @@ def load_spec(spec: pathlib.Path) -> list[Run]:
       UsageError: it is no spec, or its script refuses a run.
     """
     script, runs = _execute(spec)
+    if not isinstance(script, str):
+        raise UsageError(f"{spec}: SCRIPT {script!r} cannot be imported; name a module, as text")
     seen, found = {}, []
     for index, flag_values in enumerate(runs):
         where = f"run {index} of {spec}"
@@ -135,6 +137,8 @@ def _check_values(where: str, flag_values: Any) -> None:
         items = value if isinstance(value, list | tuple) else [value]
         if not all(isinstance(item, Scalar) for item in items):
             raise UsageError(f"{where}: {name} is {value!r}; it must be text, a number or a list")
+        if not all(map(is_plain, [name, *map(str, items)])):
+            raise UsageError(f"{where}: {name} is {value!r}; no command can hold such a character")
 
 
 def _check_with_script(spec: pathlib.Path, script: str, runs: Iterable[Run]) -> None:
@@ -185,8 +189,11 @@ def read_runs(out: pathlib.Path) -> list[Run]:
 
 
 def _parse(line: str) -> Run:
-    record = json.loads(line)
-    return Run(record["script"], record["flags"])
+    record = parse_json(line)
+    run = Run(record["script"], record["flags"])
+    if not isinstance(run.script, str) or not isinstance(run.flags, dict):
+        raise ValueError("a line needs the text script and the object flags")
+    return run
 
 
 def _line(run: Run) -> str:

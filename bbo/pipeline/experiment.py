@@ -1,7 +1,6 @@
 """The one composer: train, prune, evaluate, and leave a folder behind."""
 
 import contextlib
-import json
 import pathlib
 import shutil
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ from bbo.compaction.cost import num_params
 from bbo.files import (
     SUMS,
     json_text,
+    parse_json,
     read_lines,
     set_aside,
     sums_of,
@@ -255,5 +255,5 @@ def _unpruned(curve: pd.DataFrame) -> dict[str, float]:
 
 def read_result(workdir: pathlib.Path) -> Result:
     """The result of a finished run, from its folder, whose files are whole."""
-    summary = json.loads((workdir / "summary.json").read_text(encoding="utf-8"))
+    summary = parse_json((workdir / "summary.json").read_text(encoding="utf-8"))
     return Result(workdir, read_curve(workdir / "curve.csv"), summary)

@@ -1,12 +1,11 @@
 """Finished runs, read from their folders."""
 
-import json
 import pathlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
-from bbo.files import changed_files
+from bbo.files import changed_files, parse_json
 from bbo.pipeline.curve_file import read_curve
 from bbo.settings.config import ExperimentConfig, from_json
 from bbo.settings.workdir import is_finished
@@ -81,9 +80,9 @@ def read_run(folder: pathlib.Path, name: str) -> FinishedRun:
     reading = ""
     try:
         reading = "summary.json"
-        json.loads((folder / reading).read_text(encoding="utf-8"))
+        parse_json((folder / reading).read_text(encoding="utf-8"))
         reading = "config.json"
-        record = json.loads((folder / reading).read_text(encoding="utf-8"))
+        record = parse_json((folder / reading).read_text(encoding="utf-8"))
         config = from_json(record["config"])
         environments = [dict(item) for item in record.get("environments", [])]
         reading = "curve.csv"

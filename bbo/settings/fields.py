@@ -17,6 +17,9 @@ KINDS = {
 }
 """The types that settings have, in words."""
 
+LARGEST = 2**32 - 1
+"""Of whole numbers: of what jax takes for a seed; more steps, images or filters nobody has."""
+
 
 def setting(
     default: Any, help: str, *, one_of: Collection[str] = (), some_of: Collection[str] = ()
@@ -46,6 +49,12 @@ def check_choices(section: Any) -> None:
     for field in dataclasses.fields(section):
         value = getattr(section, field.name)
         require(_is_a(type(field.default), value), field.name, value, KINDS[type(field.default)])
+        require(
+            type(value) is not int or abs(value) <= LARGEST,
+            field.name,
+            value,
+            f"a number of {LARGEST} at most",
+        )
         one_of, some_of = field.metadata["one_of"], field.metadata["some_of"]
         if one_of:
             require_one_of(one_of, field.name, value)

@@ -103,8 +103,8 @@ class IterationConfig:
         check_choices(self)
         check_range(
             self,
-            prune_iterations=(lambda v: v >= 1, ">= 1"),
+            prune_iterations=(lambda v: 1 <= v <= 1000, ">= 1, and 1000 at most"),
             prune_to=(lambda v: 0 < v < 1, "in (0, 1)"),
-            retrain_epochs=(lambda v: v >= 1, ">= 1"),
+            retrain_epochs=(lambda v: 1 <= v <= 100_000, ">= 1, and 100000 at most"),
             retrain_rate=(lambda v: v > 0, "> 0"),
         )

@@ -9,6 +9,9 @@ import dataclasses
 from bbo.settings.catalog import DATASETS, DatasetInfo, parse_model
 from bbo.settings.fields import check_choices, check_range, setting
 
+MOST_EPOCHS = 100_000
+"""What is drawn for all steps of a training has to fit into memory."""
+
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
@@ -165,7 +168,7 @@ class TrainConfig:
         positive = (lambda v: v >= 1, ">= 1")
         check_range(
             self,
-            epochs=positive,
+            epochs=(lambda v: 1 <= v <= MOST_EPOCHS, f">= 1, and {MOST_EPOCHS} at most"),
             batch_size=(lambda v: v >= 2, ">= 2"),
             steps_per_call=positive,
             seed=(lambda v: 0 <= v < 2**32, "in [0, 2**32)"),

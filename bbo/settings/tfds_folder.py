@@ -6,12 +6,12 @@ Importing this module imports the standard library only, so that a program can r
 dataset before it loads anything heavy.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bbo.files import parse_json
 from bbo.settings.catalog import DATASETS
 from bbo.settings.installed import with_names_here
 from bbo.settings.sections import DataConfig
@@ -85,7 +85,7 @@ def read_metadata(directory: Path) -> dict[str, Shards]:
     """
     path = directory / "dataset_info.json"
     try:
-        record = json.loads(path.read_text())
+        record = parse_json(path.read_text())
         file_format = record.get("fileFormat", "tfrecord")
         return {
             entry["name"]: Shards(
@@ -147,7 +147,7 @@ def read_features(directory: Path) -> tuple[tuple[int, ...], int]:
     """
     path = directory / "features.json"
     try:
-        features = json.loads(path.read_text())["featuresDict"]["features"]
+        features = parse_json(path.read_text())["featuresDict"]["features"]
         shape = features["image"]["image"]["shape"]["dimensions"]
         num_classes = features["label"]["classLabel"]["numClasses"]
         return tuple(int(size) for size in shape), int(num_classes)

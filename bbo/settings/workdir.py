@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from bbo.files import write_json
+from bbo.files import parse_json, write_json
 from bbo.settings.config import ExperimentConfig, from_json, override, to_json
 from bbo.settings.provenance import environment
 from bbo.types import UsageError
@@ -49,7 +49,7 @@ def claim(workdir: pathlib.Path, config: ExperimentConfig) -> None:
     if not record.exists():
         return
     try:
-        held = json.loads(record.read_text(encoding="utf-8"))["config"]
+        held = parse_json(record.read_text(encoding="utf-8"))["config"]
         # Through the dataclasses: a setting that is newer than the run has its default there.
         held = to_json(from_json(held))
         changed = _differences(held, to_json(config))
@@ -97,7 +97,7 @@ def record_start(workdir: pathlib.Path, config: ExperimentConfig) -> None:
     A run that goes on under another version, device or commit adds that to the list.
     """
     path, now = workdir / "config.json", environment()
-    held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    held = parse_json(path.read_text(encoding="utf-8")) if path.exists() else {}
     environments = held.get("environments", [])
     unlike = [one.get("jax_settings", {}) for one in (*environments[-1:], now)]
     if unlike[0] != unlike[-1]:

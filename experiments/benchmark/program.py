@@ -12,7 +12,6 @@ and steps.png. Exit status: 0 done, 1 it failed, 2 a mistake.
 
 import importlib.util
 import itertools
-import json
 import pathlib
 import tempfile
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from typing import Any
 
 from absl import flags
 
-from bbo.files import write_json
+from bbo.files import parse_json, write_json
 from bbo.settings.catalog import DATASETS, REGULARISERS
 from bbo.settings.config import ExperimentConfig, override
 from bbo.settings.installed import how_to_install, with_names_here
@@ -159,7 +158,7 @@ def read_record(path: str) -> dict[str, Any]:
       UsageError: it is none.
     """
     try:
-        record = json.loads(pathlib.Path(path).expanduser().read_text(encoding="utf-8"))
+        record = parse_json(pathlib.Path(path).expanduser().read_text(encoding="utf-8"))
         return {"steps": record["steps"], "curves": record["curves"]}
     except (OSError, ValueError, KeyError, TypeError):
         raise UsageError(f"compare {path} is not the record.json of a benchmark") from None

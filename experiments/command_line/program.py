@@ -1,6 +1,7 @@
 """What the programs share: flags in, one clear line and an exit status out."""
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -45,6 +46,7 @@ def run_program(
       the caller, 75 if it was told to stop, 130 after Ctrl-C. All but ``main``'s own print
       one line on stderr.
     """
+    open_streams()
     try:
         if any(argument in HELP for argument in argv[1:]):
             opening = (sys.modules[main.__module__].__doc__ or "").strip()
@@ -87,6 +89,9 @@ def parse(
     """
     for name in flag_values:
         flag_values[name].unparse()
+    for argument in argv[1:]:
+        if not is_plain(argument):
+            raise UsageError(f"{argument!r} is not UTF-8; give names that are")
     try:
         others = flag_values(list(argv))[1:]
     except (flags.Error, ValueError) as error:  # absl raises ValueError for --noname=value
@@ -97,6 +102,36 @@ def parse(
     if stray := others[len(positional) :]:
         raise UsageError(f"unexpected argument {stray[0]!r}; settings are --name=value")
     return others
+
+
+def is_plain(text: str) -> bool:
+    """Whether a text can be written down, and be an argument of a command.
+
+    >>> is_plain("números"), is_plain(os.fsdecode(bytes([255]))), is_plain(chr(0))
+    (True, False, False)
+    """
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
+
+
+def open_streams() -> None:
+    """Gives the process the streams that it was started without, and lets them take any text.
+
+    Without them the next file that is opened would be what libraries write their errors to.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w", closefd=False))
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):  # not so in tests
+            stream.reconfigure(errors="backslashreplace")
 
 
 @contextlib.contextmanager

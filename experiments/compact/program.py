@@ -90,7 +90,11 @@ def main(values: flags.FlagValues) -> None:
     from bbo.training.devices import check_platform
 
     check_platform()
-    config = for_removal(read_run(folder, folder.name).config, **settings)
+    try:
+        held = read_run(folder, folder.name).config
+    except UsageError as error:
+        raise UsageError(f"{folder} holds no finished run: {error}; name one") from None
+    config = for_removal(held, **settings)
     dense = read_network(folder).variables
     images, seconds = values["latency_batch_size"].value, values["seconds"].value
     timed = {"latency_batch_size": images} if measure_of == "latency" else {}

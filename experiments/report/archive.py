@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from bbo.files import read_lines, write_text
+from bbo.files import parse_json, read_lines, write_text
 from bbo.pipeline.finished import NEEDED, FinishedRun
 from bbo.settings.config import from_json
 from bbo.settings.sections import DataConfig
@@ -101,7 +101,7 @@ def write_study(folder: pathlib.Path, records: Sequence[Record]) -> list[pathlib
 def _run_record(folder: pathlib.Path, name: str) -> Record:
     """Of a run that ``finished.read_run`` has read; UsageError if the rest of it is damaged."""
     files = (folder / "config.json", folder / "summary.json")
-    record, summary = (json.loads(file.read_text("utf-8")) for file in files)
+    record, summary = (parse_json(file.read_text("utf-8")) for file in files)
     reading = "curve.csv"
     try:
         curve = io.StringIO((folder / reading).read_bytes().decode(), newline="")
@@ -121,7 +121,7 @@ def _study_records(folder: pathlib.Path, below: str = "") -> list[Record]:
     """Of all runs of a study; UsageError if it is damaged."""
     reading = RUNS
     try:
-        lines = [json.loads(line) for line in (folder / RUNS).read_text("utf-8").splitlines()]
+        lines = [parse_json(line) for line in (folder / RUNS).read_text("utf-8").splitlines()]
         if len({line["name"] for line in lines}) < len(lines):
             raise ValueError("two lines have one name")
         rows_of = []

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from bbo.files import read_lines
+from bbo.files import parse_json, read_lines
 from bbo.pipeline.finished import FinishedRun, read_run
 from bbo.settings.catalog import REGULARISERS
 from bbo.settings.method import POINTS, repeated, settings_of_all
@@ -132,7 +132,7 @@ def grouped(runs: Sequence[FinishedRun]) -> list[Method]:
     settings = settings_of_all(run.config for run in runs)
     for run, of_run in zip(runs, settings, strict=True):
         by_method.setdefault(json.dumps(of_run), []).append(run)
-    found = [(json.loads(text), of_group) for text, of_group in by_method.items()]
+    found = [(parse_json(text), of_group) for text, of_group in by_method.items()]
     by_problem: dict[tuple, list[dict[str, Any]]] = {}
     for one, _ in found:
         by_problem.setdefault(methods.problem_of(one), []).append(one)
@@ -168,7 +168,7 @@ def renamed(groups: Sequence[Method], folders: Iterable[pathlib.Path]) -> list[M
         if not path.exists():
             continue
         try:
-            names |= {str(text): str(name) for text, name in json.loads(path.read_text()).items()}
+            names |= {str(text): str(name) for text, name in parse_json(path.read_text()).items()}
         except (ValueError, AttributeError):
             raise UsageError(f"{path} is not a JSON object of names; mend or remove it") from None
     known = {group.method for group in groups}

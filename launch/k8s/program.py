@@ -23,6 +23,7 @@ they ask Kubernetes: the image needs jax[k8s], and the pods an account that may 
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -30,7 +31,7 @@ from typing import Any
 
 from absl import flags
 
-from bbo.files import write_json
+from bbo.files import parse_json, write_json
 from bbo.types import RunError, UsageError, require
 from launch import sweep
 from launch.arguments import require_given, shared_folder
@@ -70,6 +71,8 @@ flags.DEFINE_boolean(
 JOBSETS = "jobsets.jobset.x-k8s.io"
 SUBMITTED = "jobsets.json"
 """File of a sweep that tells launch.status where it was submitted."""
+LOGGED = re.compile(r"[EWIF]\d{4} ")
+"""How lines of kubectl's own log begin; what it has to say stands below them."""
 TPU_CHIPS = 4
 """Of a host, in most node pools of GKE."""
 
@@ -127,7 +130,9 @@ def kubectl(namespace: str, *arguments: str, given: str | None = None) -> str:
             "kubectl is not found; install it, or give what --dry_run prints to one elsewhere"
         ) from None
     if done.returncode:
-        raise RunError(f"kubectl {arguments[0]}: {done.stderr.strip()}")
+        lines = [line.strip() for line in done.stderr.splitlines()]
+        told = [line for line in lines if line and not LOGGED.match(line)] or lines
+        raise RunError(f"kubectl {arguments[0]}: {' '.join(told)}")
     return done.stdout
 
 
@@ -137,7 +142,7 @@ def states(namespace: str, name: str) -> dict[str, str]:
         namespace, "get", JOBSETS, f"--selector={jobset.SWEEP}={name}", "--output=json"
     )
     found = {}
-    for item in json.loads(listed)["items"]:
+    for item in parse_json(listed)["items"]:
         # Kueue suspends what it queues.
         state = "PENDING" if item.get("spec", {}).get("suspend") else "RUNNING"
         for condition in item.get("status", {}).get("conditions", ()):
@@ -157,7 +162,7 @@ def queued(out: pathlib.Path) -> dict[int, squeue.Job]:
     if not path.exists():
         return {}
     try:
-        place = json.loads(path.read_text(encoding="utf-8"))
+        place = parse_json(path.read_text(encoding="utf-8"))
         namespace, sweep_name = place["namespace"], place["sweep"]
     except (OSError, ValueError, KeyError, TypeError):
         raise UsageError(f"{path} cannot be read; the same launch.k8s writes it anew") from None

@@ -99,7 +99,9 @@ def test_another_script_is_another_run(spec, out):
         sweep.freeze(spec([{"seed": 0}], script="experiments.run"), out)
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", "3", '{"script": "held_run"}', "\udcff"])
+@pytest.mark.parametrize(
+    "text", ["{", "[1]", "3", "[" * 100_000, '{"script": "x", "flags": null}', "\udcff"]
+)
 def test_runs_that_cannot_be_read(spec, out, text):
     out.mkdir()
     (out / "runs.jsonl").write_bytes(text.encode("utf-8", "surrogateescape"))

@@ -115,3 +115,10 @@ def test_a_sweep_that_was_begun_with_repetitions_goes_on(spec, out, monkeypatch)
         patch.setattr(sweep, "_check_repeated", lambda *_, **__: None)
         sweep.freeze(path, out)
     assert len(sweep.plan(path, out)) == 2
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\udcff"])
+def test_what_no_command_can_hold_is_refused(spec, out, capsys, text):
+    path = spec([{"seed": 0}, {"data_dir": text}])
+    check_refused(capsys, path, out, "run 1 of {spec}: data_dir is " + repr(text))
+    check_refused(capsys, path, out.with_name("out\udcff"), "is not UTF-8; give names that are")

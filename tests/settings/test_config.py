@@ -164,3 +164,9 @@ def test_each_experiment_of_the_paper_is_a_preset(protocol):
         model, dataset = name.rsplit("_", 1)
         assert preset == override(PRESETS[protocol], model=model, dataset=dataset)
         assert (preset.model.model, preset.data.dataset) == (model, dataset)
+
+
+@pytest.mark.parametrize("name", ["epochs", "batch_size", "seed", "retrain_epochs", "rate"])
+def test_huge_numbers_are_refused(name):
+    with pytest.raises(UsageError, match=f"{name} is 1000000000000000000000000000000; it must be"):
+        override(ExperimentConfig(), **{name: 10**30})

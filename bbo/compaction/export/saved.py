@@ -15,6 +15,7 @@ from flax import traverse_util
 from bbo import trees
 from bbo.compaction.export.structure import built, described, filled
 from bbo.compaction.export.whole import whole
+from bbo.files import parse_json
 from bbo.types import Array, PyTree, UsageError
 
 SPEC, ARRAYS = "network.json", "network.npz"
@@ -131,7 +132,7 @@ def load_network(
         reason = f"{error.filename} cannot be read: {error.strerror}"
         raise UsageError(f"{reason}; name a folder with {SPEC} and {ARRAYS}") from None
     try:
-        record = json.loads(text)
+        record = parse_json(text)
         if hashlib.sha256(content).hexdigest() != record["sha256"]:
             raise ValueError
         # One that was saved before records had a digest has none.

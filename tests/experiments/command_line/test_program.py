@@ -1,7 +1,11 @@
 """Programs end in one line and a status; flags of one program do not leak into the next."""
 
 import errno
+import os
+import subprocess
+import sys
 
+import pytest
 from absl import flags
 
 from bbo.types import Interrupted, UsageError
@@ -94,3 +98,42 @@ def test_arguments_that_are_no_flags_are_named(capsys):
     assert call("a", "--steps=2", "b") == 0 and seen == [(2, "a", "b")]
     check_error(capsys, call("a"), "OUT is missing")
     check_error(capsys, call("a", "b", "c"), "unexpected argument 'c'")
+
+
+PROGRAM = """
+import sys
+from absl import flags
+from experiments.command_line.program import run_program
+def main(values):
+    print("\u00e4")
+    print("told", file=sys.stderr)
+    with open(sys.argv[1], "w") as file:
+        print(file.fileno(), file=file)
+sys.exit(run_program(main, flags.FlagValues(), ["program"]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("closed", "printed", "told"),
+    [
+        ("", "\\xe4\n", "told\n"),
+        ("2>&-", "\\xe4\n", ""),
+        (">&-", "", "told\n"),
+        ("<&- >&- 2>&-", "", ""),
+    ],
+)
+def test_a_program_needs_no_streams_and_any_terminal_will_do(closed, printed, told, tmp_path):
+    command = [
+        "bash",
+        "-c",
+        f'"$@" {closed}',
+        "-",
+        sys.executable,
+        "-c",
+        PROGRAM,
+        tmp_path / "file",
+    ]
+    ascii_only = {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, env=os.environ | ascii_only, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, printed, told)
+    assert int((tmp_path / "file").read_text()) > 2  # libraries write errors to 2

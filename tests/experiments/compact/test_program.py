@@ -121,7 +121,7 @@ WRONG = {
     ): "give one of sparsity, macs, params, latency",
     ("--workdir=W", "--out=O", "--macs=1", "--batch_sizes=0"): "batch_sizes is ['0']; give some",
     ("--workdir=W", "--out=O", "--params=1", "--rewind"): "rewind trains anew; give fine_tune",
-    ("--workdir=W", "--out=O", "--macs=1"): "not started",
+    ("--workdir=W", "--out=O", "--macs=1"): "W holds no finished run: not started; name one",
 }
 
 

@@ -257,6 +257,11 @@ def test_what_waits_or_runs_in_the_cluster_can_be_asked_for(place, monkeypatch):
     write_program(place / "bin/kubectl", "import sys; sys.exit('no route to host')")
     with pytest.raises(RunError, match="kubectl get: no route to host"):
         k8s.queued(out)
+    logged = "E1127 14:39:15.123456   1 memcache.go:265] no server\n" * 5
+    ends = f"import sys; sys.exit({logged + 'The connection failed'!r})"
+    write_program(place / "bin/kubectl", ends)
+    with pytest.raises(RunError, match="^kubectl get: The connection failed$"):
+        k8s.queued(out)
     monkeypatch.setenv("PATH", str(out))
     with pytest.raises(UsageError, match="kubectl is not found"):
         k8s.queued(out)
