@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import math
 import os
 import struct
 import uuid
@@ -12,9 +13,18 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from bbo.settings.tfds_folder import check_files, find_prepared, read_features, read_metadata
+from bbo.data.crc import masked_crc32c
+from bbo.settings.tfds_folder import (
+    Shards,
+    check_files,
+    find_prepared,
+    read_features,
+    read_metadata,
+)
 from bbo.types import UsageError
 
+LARGEST_RATIO = 2000
+"""More bytes of an image do not come out of a byte: deflate reaches 1032."""
 Images: TypeAlias = tuple[np.ndarray, np.ndarray]
 """Images uint8 [n, h, w, c] and labels int32 [n]."""
 
@@ -22,9 +32,9 @@ Images: TypeAlias = tuple[np.ndarray, np.ndarray]
 def load_cached(name: str, data_dir: str, cache_dir: str) -> dict[str, Images]:
     """The train and test splits of a prepared dataset, decoded once and then cached.
 
-    A cache file belongs to one state of the dataset: its name contains a hash of the names,
-    sizes and times of the shards. A damaged one is made anew; one that cannot be written is
-    a warning.
+    A cache file belongs to one state of the dataset: its name contains a hash of the folder, and of
+    the names, sizes and times of the shards. A damaged one is made anew; one that cannot be written
+    is a warning.
 
     Raises:
       UsageError: the dataset is not prepared, or damaged.
@@ -52,8 +62,10 @@ def _load_split(directory: Path, split: str, cache_dir: str) -> Images:
 def _cache_name(directory: Path, split: str) -> str:
     shards = read_metadata(directory)[split]
     states = [(path.name, path.stat()) for path in shards.paths]
-    key = [(name, state.st_size, state.st_mtime_ns) for name, state in states]
-    digest = hashlib.sha256(repr((shards.lengths, key)).encode()).hexdigest()[:16]
+    # Copies keep the time of the content; that of the inode tells that something took its place.
+    key = [(name, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in states]
+    told = (os.fspath(directory.resolve()), shards.lengths, key)
+    digest = hashlib.sha256(repr(told).encode()).hexdigest()[:16]
     return f"{directory.parent.name}-{directory.name}-{split}-{digest}.npz"
 
 
@@ -95,6 +107,7 @@ def read_split(directory: Path, split: str) -> Images:
     check_files(directory, split, splits)
     shards = splits[split]
     shape, num_classes = read_features(directory)
+    _check_size(directory, shards, shape)
     images = np.empty((sum(shards.lengths), *shape), np.uint8)
     labels = np.empty(len(images), np.int32)
     read = _read_array_record if shards.file_format == "array_record" else _read_tfrecord
@@ -118,6 +131,17 @@ def read_split(directory: Path, split: str) -> Images:
     return images, labels
 
 
+def _check_size(directory: Path, shards: Shards, shape: tuple[int, ...]) -> None:
+    """Raises UsageError if so many images of this shape cannot come out of the files."""
+    promised = sum(shards.lengths) * math.prod(shape)
+    held = sum(path.stat().st_size for path in shards.paths)
+    if promised > LARGEST_RATIO * held:
+        raise UsageError(
+            f"{directory} promises {sum(shards.lengths)} images of shape {shape} in {held} bytes; "
+            "prepare it anew"
+        )
+
+
 def _read_array_record(path: Path) -> list[bytes]:
     # The reader itself, not its data source, which complains about files in compact groups.
     from array_record.python import array_record_module  # pyright: ignore
@@ -130,19 +154,22 @@ def _read_array_record(path: Path) -> list[bytes]:
 
 
 def _read_tfrecord(path: Path) -> list[bytes]:
-    """Records framed as length uint64, CRC uint32, bytes, CRC uint32.
-
-    The lengths are checked. The CRC-32C are not: the standard library lacks that polynomial, and
-    in Python it would take longer than the decoding, which notices damaged images itself.
-    """
+    """Records framed as length uint64, its CRC uint32, bytes, their CRC uint32."""
     content = path.read_bytes()
-    records, offset = [], 0
+    records, lengths, told, offset = [], [], [], 0
     while offset < len(content):
         (size,) = struct.unpack_from("<Q", content, offset)
         if offset + 16 + size > len(content):
             raise ValueError(f"truncated in record {len(records)}")
-        records.append(content[offset + 12 : offset + 12 + size])
-        offset += 16 + size
+        end = offset + 12 + size
+        records.append(content[offset + 12 : end])
+        lengths.append(content[offset : offset + 8])
+        told.append((content[offset + 8 : offset + 12], content[end : end + 4]))
+        offset = end + 4
+    for parts, sums in ((lengths, [a for a, _ in told]), (records, [b for _, b in told])):
+        wrong = np.flatnonzero(masked_crc32c(parts) != np.frombuffer(b"".join(sums), "<u4"))
+        if len(wrong):
+            raise ValueError(f"the check sum of record {wrong[0]} is wrong")
     return records
 
 

@@ -20,6 +20,9 @@ from bbo.types import UsageError
 BLOCK = 64 * 1024
 """Bytes; an array_record file is a whole number of such blocks, one at least."""
 
+LARGEST = 65535
+"""Pixels on a side; that is where JPEG ends."""
+
 
 class Shards(NamedTuple):
     """The files of one split, in order, and the number of records in each."""
@@ -91,12 +94,12 @@ def read_metadata(directory: Path) -> dict[str, Shards]:
             entry["name"]: Shards(
                 file_format,
                 [directory / name for name in _shard_names(record["name"], entry, file_format)],
-                [int(length) for length in entry["shardLengths"]],
-                int(entry["numBytes"]),
+                [_count(length) for length in entry["shardLengths"]],
+                _count(entry["numBytes"]),
             )
             for entry in record["splits"]
         }
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise UsageError(f"{path} does not describe a prepared dataset ({error!r})") from None
 
 
@@ -105,10 +108,23 @@ def _shard_names(name: str, entry: Mapping[str, Any], file_format: str) -> list[
     template = entry.get("filepathTemplate", default)
     count = len(entry["shardLengths"])
     known = {"DATASET": name, "SPLIT": entry["name"], "FILEFORMAT": file_format}
-    return [
-        template.format(SHARD_X_OF_Y=f"{index:05d}-of-{count:05d}", **known)
-        for index in range(count)
-    ]
+    known["NUM_SHARDS"] = f"{count:05d}"
+    names = []
+    for index in range(count):
+        own = {"SHARD_INDEX": f"{index:05d}", "SHARD_X_OF_Y": f"{index:05d}-of-{count:05d}"}
+        # Not str.format, which would look into attributes and items of what it is given.
+        names.append(re.sub(r"\{(\w*)\}", lambda found: (known | own)[found[1]], template))  # noqa: B023
+    if len(set(names)) < count or any(Path(name).name != name for name in names):
+        raise ValueError(f"filepathTemplate {template!r} names no file for each shard")
+    return names
+
+
+def _count(value: Any) -> int:
+    """A number that is told as a number or text."""
+    count = int(value)
+    if count < 0 or isinstance(value, float) and value != count:
+        raise ValueError(f"{value!r} is no count")
+    return count
 
 
 def check_files(directory: Path, split: str, splits: Mapping[str, Shards]) -> None:
@@ -122,6 +138,11 @@ def check_files(directory: Path, split: str, splits: Mapping[str, Shards]) -> No
         found = ", ".join(splits) or "no split"
         raise UsageError(f"{directory} has no {split} split (it has {found})")
     shards = splits[split]
+    total = sum(shards.lengths)
+    if not shards.paths or total > shards.num_bytes:
+        raise UsageError(
+            f"{directory} tells of {total} images of {split} in {shards.num_bytes} bytes"
+        )
     sizes = [path.stat().st_size for path in shards.paths]
     if shards.file_format == "array_record":
         for path, size in zip(shards.paths, sizes, strict=True):
@@ -150,6 +171,9 @@ def read_features(directory: Path) -> tuple[tuple[int, ...], int]:
         features = parse_json(path.read_text())["featuresDict"]["features"]
         shape = features["image"]["image"]["shape"]["dimensions"]
         num_classes = features["label"]["classLabel"]["numClasses"]
-        return tuple(int(size) for size in shape), int(num_classes)
-    except (OSError, KeyError, TypeError, ValueError) as error:
+        found = tuple(_count(size) for size in shape)
+        if len(found) != 3 or not all(0 < size <= LARGEST for size in found):
+            raise ValueError(f"images of shape {found}")
+        return found, _count(num_classes)
+    except (OSError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise UsageError(f"{path} does not describe labelled images ({error!r})") from None

@@ -1,8 +1,10 @@
 """Saved networks come back as they were, or are told to be damaged."""
 
+import hashlib
 import json
 import subprocess
 import sys
+import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -171,3 +173,25 @@ def test_a_network_saved_before_structures_were_kept_is_nested_dicts(tmp_path):
     assert spec == SPEC
     assert jax.tree.structure(loaded) == jax.tree.structure(VARIABLES)
     assert bits(loaded) == bits(VARIABLES)
+
+
+@pytest.mark.parametrize(
+    "shape", [b"(999999999999999999, 3), }", b"(9999999999999, 1000000), }", b"(-2, 3), }"]
+)
+def test_shapes_that_lie_are_a_damaged_network(shape, tmp_path):
+    export.save_network(tmp_path, spec=SPEC, variables={"w": np.ones((2, 3), np.float32)})
+    path, record = tmp_path / "network.npz", tmp_path / "network.json"
+    with zipfile.ZipFile(path) as archive:
+        member = archive.read("w.npy")
+    header = member[:128].replace(b"(2, 3), }".ljust(len(shape)), shape)
+    assert header != member[:128] and len(header) == 128
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("w.npy", header + member[128:])
+    told = json.loads(record.read_text())
+    told["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    record.write_text(json.dumps(told))
+    with pytest.raises(UsageError, match="holds a damaged network"):
+        export.load_network(tmp_path)
+    record.write_text("[" * 200_000)
+    with pytest.raises(UsageError, match="holds a damaged network"):
+        export.load_network(tmp_path)

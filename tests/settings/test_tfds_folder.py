@@ -1,78 +1,19 @@
 """Prepared datasets: found at once, refused clearly, read exactly, cached."""
 
-import io
 import json
 import os
-import struct
 import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
-from PIL import Image
+from prepared_dataset import LABELS, PIXELS, SPLITS, shard, write_dataset
 
 from bbo.data import tfds as records
 from bbo.settings.sections import DataConfig
 from bbo.settings.tfds_folder import check_available, find_prepared, read_metadata
 from bbo.types import UsageError
-
-RNG = np.random.default_rng(0)
-SPLITS = {"train": 30, "test": 10}
-PIXELS = {name: RNG.integers(0, 256, (n, 6, 5, 3), np.uint8) for name, n in SPLITS.items()}
-LABELS = {name: RNG.integers(0, 10, n) for name, n in SPLITS.items()}
-
-
-def serialise(pixels, label):
-    from tensorflow_datasets.proto import tf_example_pb2
-
-    content = io.BytesIO()
-    Image.fromarray(pixels.squeeze()).save(content, format="png")
-    example = tf_example_pb2.Example()
-    example.features.feature["image"].bytes_list.value.append(content.getvalue())
-    example.features.feature["label"].int64_list.value.append(int(label))
-    return example.SerializeToString(deterministic=True)
-
-
-def write_shard(path, examples):
-    if "array_record" in path.name:
-        from array_record.python.array_record_module import ArrayRecordWriter
-
-        writer = ArrayRecordWriter(os.fspath(path), "group_size:32")
-        for example in examples:
-            writer.write(example)
-        writer.close()
-    else:
-        frames = [struct.pack("<QI", len(e), 0) + e + struct.pack("<I", 0) for e in examples]
-        path.write_bytes(b"".join(frames))
-
-
-def write_dataset(root, file_format="array_record", version="1.0.0", pixels=PIXELS, labels=LABELS):
-    """A dataset named cifar10 of random images, each split in two shards."""
-    directory = root / "cifar10" / version
-    directory.mkdir(parents=True)
-    entries = []
-    for split in SPLITS:
-        pairs = zip(pixels[split], labels[split], strict=True)
-        examples = [serialise(image, label) for image, label in pairs]
-        shards = [examples[:7], examples[7:]]
-        for number, shard in enumerate(shards):
-            name = f"cifar10-{split}.{file_format}-{number:05d}-of-00002"
-            write_shard(directory / name, shard)
-        lengths = [str(len(shard)) for shard in shards]
-        size = str(sum(map(len, examples)))
-        entries.append({"name": split, "shardLengths": lengths, "numBytes": size})
-    info = {"name": "cifar10", "fileFormat": file_format, "splits": entries}
-    (directory / "dataset_info.json").write_text(json.dumps(info))
-    shape = {"dimensions": [str(size) for size in pixels["train"].shape[1:]]}
-    features = {"image": {"image": {"shape": shape}}, "label": {"classLabel": {"numClasses": "10"}}}
-    text = json.dumps({"featuresDict": {"features": features}})
-    (directory / "features.json").write_text(text)
-    return directory
-
-
-def shard(directory, split="train", number=0):
-    return next(directory.glob(f"*-{split}.*-{number:05d}-of-*"))
 
 
 def refused(root, *parts):

@@ -5,6 +5,7 @@ import io
 import json
 import pathlib
 import zipfile
+import zlib
 from typing import Any
 
 import jax
@@ -19,6 +20,11 @@ from bbo.files import parse_json
 from bbo.types import Array, PyTree, UsageError
 
 SPEC, ARRAYS = "network.json", "network.npz"
+DAMAGED = (
+    *(KeyError, TypeError, AttributeError, ValueError, OverflowError, EOFError),
+    *(MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error),
+)
+"""What records and arrays raise that are not what they say; MemoryError by a shape that lies."""
 
 
 def save_network(folder: pathlib.Path, *, spec: dict[str, Any], variables: PyTree) -> None:
@@ -148,7 +154,7 @@ def load_network(
         return record["spec"], built(record["structure"], arrays)
     except UsageError:
         raise
-    except (KeyError, TypeError, AttributeError, ValueError):
+    except DAMAGED:
         raise UsageError(
             f"{folder} holds a damaged network: {SPEC} and {ARRAYS} do not fit; save it anew"
         ) from None
