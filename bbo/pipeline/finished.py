@@ -52,7 +52,7 @@ def damaged_records(folder: pathlib.Path, config: ExperimentConfig) -> list[str]
 
 def _check_summary(path: pathlib.Path, config: ExperimentConfig) -> None:
     del config
-    if not isinstance(json.loads(path.read_text(encoding="utf-8")), dict):
+    if not isinstance(parse_json(path.read_text(encoding="utf-8")), dict):
         raise ValueError("no summary")
 
 
