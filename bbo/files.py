@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""What a disk says that takes no more."""
 SEALED = re.compile(r', "([^"]*)": "([0-9a-f]{16})"}$')
 """The end of a line with a digest, and its two texts."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -37,6 +39,19 @@ def json_text(record: Any) -> str:
 def write_json(path: pathlib.Path, record: Any) -> None:
     """Writes indented JSON, whole or not at all."""
     write_text(path, json_text(record))
+
+
+def parse_json(text: str | bytes) -> Any:
+    """As ``json.loads``, but what is nested too deeply is a ValueError too.
+
+    >>> parse_json("[" * 100_000)
+    Traceback (most recent call last):
+    ValueError: nested too deeply
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def sealed(record: Mapping[str, Any]) -> str:

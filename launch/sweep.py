@@ -70,13 +70,12 @@ def write(spec: pathlib.Path, out: pathlib.Path, runs: list[Run]) -> None:
 def plan(spec: pathlib.Path, out: pathlib.Path) -> list[Run]:
     """As ``freeze``, but writes nothing."""
     runs = load_spec(spec)
-    held = _check_begins(spec, out, runs)
-    _check_repeated(spec, runs, new_from=held)
+    _check_repeated(spec, runs, new_from=_check_begins(spec, out, runs))
     return runs
 
 
 def _check_begins(spec: pathlib.Path, out: pathlib.Path, runs: list[Run]) -> int:
-    """Checks that the runs of a spec begin with those that a folder holds; gives how many."""
+    """Checks that the runs of a spec begin with those that a folder holds; gives their number."""
     held = read_runs(out) if (out / "runs.jsonl").exists() else []
     for index, old in enumerate(held):
         new = runs[index] if index < len(runs) else None
