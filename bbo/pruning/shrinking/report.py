@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bbo.compaction.channels import Cut
+from bbo.compaction.tracing.arguments import join, split
 from bbo.pruning.units import Described
 from bbo.types import PyTree, RunError
 
@@ -87,13 +88,20 @@ def difference(
     """
     if any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves((inputs, kwargs))):
         return None
+    given = split((inputs, kwargs))
+
+    def results(function: Callable[..., PyTree], variables: PyTree) -> list[np.ndarray]:
+        @jax.jit  # One program takes less time to compile than each of its steps.
+        def run(variables: PyTree, arrays: Sequence[Any]) -> PyTree:
+            inputs, kwargs = join(given, arrays)
+            return function(variables, *inputs, **kwargs)
+
+        return [np.asarray(x) for x in jax.tree.leaves(run(variables, given.arrays))]
+
     with jax.default_matmul_precision("highest"):
-        results = [
-            [np.asarray(x) for x in jax.tree.leaves(function(variables, *inputs, **kwargs))]
-            for function, variables in (one, other)
-        ]
+        pair = results(*one), results(*other)
     worst = 0.0
-    for expected, found in zip(*results, strict=True):
+    for expected, found in zip(*pair, strict=True):
         if not jnp.issubdtype(expected.dtype, jnp.inexact) or not expected.size:
             continue
         tolerance = TOLERANCES.get(expected.dtype.itemsize, 1e-4)

@@ -106,11 +106,15 @@ def shrink(  # noqa: PLR0913 (how far, by what, of which, and what is done about
     scored, described = scored_by(criterion, variables, described)
     units = described.units
 
-    def masked_at(counts: Mapping[str, int]) -> PyTree:
+    @jax.jit
+    def masked_by(variables: PyTree, scored: Mapping[str, Array], counts: Mapping[str, int]):
         ranked = ranks(scored, scope="group")  # of equal scores all stay
         keep = {name: rank >= counts[name] for name, rank in ranked.items()}
         dying = {name: own.dying for name, own in units.items()}
         return apply_masks(variables, channel_masks(variables, dying, keep))
+
+    def masked_at(counts: Mapping[str, int]) -> PyTree:
+        return masked_by(variables, scored, counts)
 
     def left_at(counts: Mapping[str, int]) -> float:
         return left_of(found, variables, dead_channels(found, masked_at(counts)))[goal.measure]

@@ -1,5 +1,6 @@
 """Small networks compared with the masked ones."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -28,5 +29,5 @@ def test_what_differs_is_an_error(other):
 def test_it_is_relative_to_the_largest():
     one, other = np.array([1e-9, 100.0], np.float32), np.array([1e-3, 100.0], np.float32)
     np.testing.assert_allclose(compared(one, other), 1e-5, rtol=1e-3)
-    with pytest.raises(RunError):
+    with jax.enable_x64(True), pytest.raises(RunError):
         compared(one.astype(np.float64), other.astype(np.float64))

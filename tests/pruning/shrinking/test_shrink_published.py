@@ -15,8 +15,11 @@ from bbo.pruning import recovery
 NAMES = list(BY_HAND)
 TRAINED = ["Linen ResNet with squeeze-and-excite", "Linen DCGAN", "NNX DenseNet"]
 """Those with norms that take their statistics from the batch in training."""
-QUICK = ["Haiku MobileNet", "Linen DCGAN", "Linen GRU"]
-"""Fits are compiled; those of the others take longer."""
+
+
+def slow_but(*quick):
+    """All networks; what has to be compiled for most of them takes long."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +70,7 @@ def test_what_is_left_is_the_masked_network(name):
     assert small.report.difference < 1e-9
     others = network.x[::-1] if network.x.dtype == int else 0.3 + 2 * network.x
     wanted = network.function(small.masked, others)
-    found = small.function(small.variables, others)
+    found = jax.jit(small.function)(small.variables, others)
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-9 * np.abs(wanted).max())
     assert np.abs(network.function(network.variables, others) - wanted).max() > 1e-3
 
@@ -81,7 +84,7 @@ def test_heads_go_as_a_whole():
         np.testing.assert_array_equal(gone.reshape(3, 4, 4), np.tile(heads[:, None], (3, 1, 4)))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", slow_but("Equinox VGG", "Haiku MobileNet", "Linen GRU"))
 def test_noise_falls_on_whole_filters(name):
     network, filters = made(name), BY_HAND[name].filters
     found = compaction.find_channels(network.function, network.variables, network.x)
@@ -118,10 +121,7 @@ def outputs(network):
     return lambda variables, x: network.train(variables, x)[0]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NAMES],
-)
+@pytest.mark.parametrize("name", slow_but("Haiku MobileNet", "Linen DCGAN"))
 def test_what_is_left_is_fitted(name):
     network, by_hand, masked = made(name), BY_HAND[name], halved(name).masked
     function = outputs(network)
