@@ -85,19 +85,6 @@ def _unsealed(line: bytes) -> dict[str, Any]:
     return record
 
 
-def parse_json(text: str | bytes) -> Any:
-    """As ``json.loads``, but what is nested too deeply is a ValueError too.
-
-    >>> parse_json("[" * 100_000)
-    Traceback (most recent call last):
-    ValueError: nested too deeply
-    """
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-
-
 def read_lines(path: pathlib.Path, *, strict: bool = False) -> list[dict[str, Any]]:
     """The records of a file of JSON lines, none if it is absent.
 
