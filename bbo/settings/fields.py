@@ -50,8 +50,7 @@ def check_choices(section: Any) -> None:
         value = getattr(section, field.name)
         kind = type(field.default)
         require(_is_a(kind, value), field.name, value, KINDS[kind])
-        if kind is int:
-            require(abs(value) <= LARGEST, field.name, value, f"a number of {LARGEST} at most")
+        require(_in_reach(value), field.name, value, f"a number of {LARGEST} at most")
         one_of, some_of = field.metadata["one_of"], field.metadata["some_of"]
         if one_of:
             require_one_of(one_of, field.name, value)
@@ -64,6 +63,10 @@ def check_choices(section: Any) -> None:
 def _is_a(kind: type, value: Any) -> bool:
     """Exactly of that type, so that True is no number; an int will do for a float."""
     return type(value) is kind or (kind is float and type(value) is int)
+
+
+def _in_reach(value: Any) -> bool:
+    return type(value) is not int or abs(value) <= LARGEST
 
 
 def check_range(section: Any, **limits: tuple[Callable[[Any], bool], str]) -> None:
