@@ -48,7 +48,8 @@ def check_choices(section: Any) -> None:
     """Raises UsageError if a field of a section is of another type, or none of its choices."""
     for field in dataclasses.fields(section):
         value = getattr(section, field.name)
-        require(_is_a(type(field.default), value), field.name, value, KINDS[type(field.default)])
+        kind = type(field.default)
+        require(_is_a(kind, value), field.name, value, KINDS[kind])
         require(_in_reach(value), field.name, value, f"a number of {LARGEST} at most")
         one_of, some_of = field.metadata["one_of"], field.metadata["some_of"]
         if one_of:

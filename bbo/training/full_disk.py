@@ -33,22 +33,22 @@ def one_line_when_full(folder: pathlib.Path) -> Iterator[None]:
     Raises:
       RunError: the disk of ``folder`` is full; what was saved before is whole.
     """
-    threads, others = threading.excepthook, sys.excepthook
+    threads, others = threading.excepthook, sys.unraisablehook
 
     def excepthook(told: Any) -> None:
         if not is_full(told.exc_value):
             threads(told)
 
-    def from_c(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    def unraisablehook(told: Any) -> None:
         # What TensorStore has still to say to a save that was given up.
-        if not (isinstance(error, RuntimeError) and "Event loop is closed" in str(error)):
-            others(kind, error, trace)
+        if "Event loop is closed" not in str(told.exc_value):
+            others(told)
 
     def is_other(record: logging.LogRecord) -> bool:
         said = any(text in record.getMessage() for text in TEXTS)
         return not said and not (record.exc_info and is_full(record.exc_info[1]))
 
-    threading.excepthook, sys.excepthook = excepthook, from_c
+    threading.excepthook, sys.unraisablehook = excepthook, unraisablehook
     logger = logging.getLogger("absl")  # Orbax's
     logger.addFilter(is_other)
     try:
@@ -61,5 +61,5 @@ def one_line_when_full(folder: pathlib.Path) -> Iterator[None]:
             "the same command goes on from there"
         ) from None
     finally:
-        threading.excepthook, sys.excepthook = threads, others
+        threading.excepthook, sys.unraisablehook = threads, others
         logger.removeFilter(is_other)
