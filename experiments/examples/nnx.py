@@ -1,7 +1,4 @@
-"""An NNX network with BatchNorm: noise, shrinking, new statistics, training, export.
-
-python -m experiments.examples nnx small.stablehlo
-"""
+"""NNX with BatchNorm, the whole way: ``python -m experiments.examples nnx small.stablehlo``."""
 
 import jax
 import optax
