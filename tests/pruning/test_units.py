@@ -14,7 +14,7 @@ from bbo.settings.sections import ModelConfig
 from bbo.types import UsageError
 
 IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
-NETWORKS = ("thin_resnet18", "wrn10_1", "resnet50", "small_cnn")
+NETWORKS = ("thin_resnet18", "wrn10_1", "small_cnn")
 
 
 def network(name):

@@ -49,7 +49,15 @@ def test_a_signal_is_reported_within_the_context_only():
         signal.signal(signal.SIGTERM, before)
 
 
-def test_ctrl_c_is_told_apart(capfd):
+@pytest.fixture
+def interruptible():
+    """Ctrl-C reaches this process: what a shell has started in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_is_told_apart(interruptible, capfd):
     before = signal.getsignal(signal.SIGINT), signal.set_wakeup_fd(-1)
     with pytest.raises(Interrupted) as stop, preemption.watch(distributed=False) as should_stop:
         poll = preemption.poller(should_stop, start=4)
@@ -66,8 +74,9 @@ def test_ctrl_c_is_told_apart(capfd):
 
 
 IN_C = """
-import hashlib
+import hashlib, signal
 from bbo.training import preemption
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with preemption.watch(distributed=False):
     print("ready", flush=True)
     hashlib.pbkdf2_hmac("sha512", b"", b"", 100_000_000)
