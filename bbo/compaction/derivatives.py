@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
+from bbo.compaction import familiar
 from bbo.compaction.channels import Channels, components
 from bbo.compaction.sizes import Sizes
 from bbo.compaction.tracing.arguments import spec_of
@@ -36,7 +37,8 @@ def bind(step: Step, operands: Sequence[Any]) -> Any:
 
 def call_custom(run: Run, sizes: Sizes, step: Step, operands: list[Any]) -> list[Array]:
     """A call of a function with derivatives of its own, which it keeps if it can."""
-    if _is_whole(sizes, step):
+    inner = {part.primitive.name for part in plain_steps(step.inner[0].steps)}
+    if _is_whole(sizes, step) and not inner & familiar.REWRITTEN:
         return bind(step, operands)
     of_kind = {"custom_jvp_call": _with_jvp, "custom_vjp_call": _with_vjp}
     return of_kind[step.primitive.name](run, sizes, step)(*operands)

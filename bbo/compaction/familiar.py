@@ -8,6 +8,9 @@ from jax import lax
 
 from bbo.types import Array
 
+REWRITTEN = frozenset(("reduce_window_max",))
+"""The primitives that are."""
+
 
 def max_pool(x: Array, params: dict[str, Any]) -> Array | None:
     """``reduce_window_max`` with the parameters of the primitive, of images [n, ..., channels].
