@@ -97,7 +97,7 @@ def test_by_time_and_with_filters_that_stay(tmp_path, capsys):
     why = "prune_on does not match the kernel"
     assert f"Filters that cannot be removed:\n  {why}: conv1/kernel (32)\n" in printed
     assert summary["cannot_be_removed"] == [
-        {"kernel": "conv1/kernel", "filters": 32, "of": 32, "reason": why}
+        {"name": "conv1/kernel", "channels": 32, "of": 32, "reason": why}
     ]
     # A second time it takes what it has chosen.
     assert run_program(*argv) == 0
