@@ -53,7 +53,7 @@ def test_each_member_takes_its_own_steps():
     steps = steps_of(made)
     group = steps.join([progress.beginning(one) for one in made])
     poll = preemption.poller(preemption.never)
-    *_, group = itertools.islice(loop.advance(made, group, steps, [], poll), 5)
+    *_, group = itertools.islice(loop.advance(made, group, steps, [], poll, lambda *_: None), 5)
     assert len({tuple(losses) for losses, _ in alone}) == 3
     for (losses, expected), member in zip(alone, steps.part(group), strict=True):
         found = [float(step["loss"]) for step in member.collected]

@@ -175,7 +175,7 @@ def test_all_processes_are_refused_together(tmp_path):
 def test_a_process_that_fails_alone_ends_the_run_soon(tmp_path):
     started = time.monotonic()
     statuses, outputs = run(tmp_path, "fail alone", count=2)
-    assert statuses[0] == 1 and "No space left on device" in outputs[0]
+    assert statuses[0] == 1 and "takes no more" in outputs[0]
     assert statuses[1] != 0  # jax ends it, or else srun would
     assert time.monotonic() - started < 120
 

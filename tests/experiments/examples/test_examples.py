@@ -20,7 +20,7 @@ def test_the_whole_way(name, tmp_path):
     command = [sys.executable, "-m", "experiments.examples", name, path]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     (*_, last) = re.findall(r"further: ([0-9.]+)%", printed)
-    assert float(last) > 75, printed
+    assert float(last) > 60, printed
     assert path.stat().st_size < 50_000
     assert "difference" in printed
 
