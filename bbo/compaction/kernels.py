@@ -5,14 +5,14 @@ Read off the products of a program, as channels are: no name and no layout is ta
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
 from bbo.compaction.channels import Channels
 from bbo.compaction.tracing.arrays import Arrays, Member, Program, Step
 from bbo.compaction.tracing.flow.positions import shape_of
-from bbo.types import Array
+from bbo.types import Array, UsageError
 
 
 class Kernel(NamedTuple):
@@ -34,11 +34,6 @@ class Kernel(NamedTuple):
         """All other axes: a kernel for each of their positions, as in a scan over layers."""
         known = {*self.window, *self.inputs, *self.outputs}
         return tuple(axis for axis in range(len(self.shape)) if axis not in known)
-
-    @property
-    def is_spatial(self) -> bool:
-        """Whether it is a convolution larger than 1x1."""
-        return math.prod(self.shape[axis] for axis in self.window) > 1
 
     def to_standard(self, w: Array) -> Array:
         """As ``[stacked, *window, in, out]``, whatever its layout; several axes are merged."""
@@ -101,6 +96,21 @@ def removable_kernels(found: Channels) -> dict[str, Kernel]:
         for name, kernel in find_kernels(found).items()
         if any((name, axis) in members for axis in kernel.outputs)
     }
+
+
+def described_leaf(leaves: Mapping[str, Any], name: str) -> Any:
+    """The array of a name in a description, among those that it is to be used for.
+
+    Raises:
+      UsageError: it is not there.
+    """
+    if name not in leaves:
+        raise UsageError(
+            f"channels tell of {name}, which is not among the parameters "
+            f"({', '.join(list(leaves)[:3])}, ...); of one collection they are "
+            "channels.within('params')"
+        )
+    return leaves[name]
 
 
 ROLES = ("window", "inputs", "outputs")

@@ -9,7 +9,7 @@ import jax
 
 from bbo import trees
 from bbo.compaction.channels import Channels
-from bbo.compaction.kernels import Kernel, find_kernels, removable_kernels
+from bbo.compaction.kernels import Kernel, described_leaf, find_kernels, removable_kernels
 from bbo.types import Array, Params, Rng, UsageError
 
 
@@ -76,17 +76,11 @@ def described_kernels(
     """
     kernels = removable_kernels(channels) if on is None else find_kernels(channels)
     leaves = trees.flatten(params)
-    missing = [name for name in kernels if name not in leaves]
-    if missing:
-        raise UsageError(
-            f"channels tell of {missing[0]}, which is not among the parameters ("
-            f"{', '.join(list(leaves)[:3])}, ...); of one collection they are "
-            "channels.within('params')"
-        )
+    described = {name: described_leaf(leaves, name) for name in kernels}
     if not kernels:
         raise UsageError("channels tell of no kernel whose filters can be removed; pass on=")
     if on is not None:
-        selected = trees.flatten(trees.select({name: leaves[name] for name in kernels}, on))
+        selected = trees.flatten(trees.select(described, on))
         kernels = {name: kernel for name, kernel in kernels.items() if selected[name]}
     for kernel in kernels.values():
         if kernel.ambiguous:

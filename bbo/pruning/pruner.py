@@ -13,7 +13,7 @@ from bbo.compaction.dying import Positions
 from bbo.pruning.criteria import Criterion, norm_of, scores
 from bbo.pruning.masking import apply_masks, masks
 from bbo.pruning.ranking import drop_counts, kept_fraction, ranks
-from bbo.pruning.units import channel_masks, describe, scored_by
+from bbo.pruning.units import Units, channel_masks, describe, scored_by
 from bbo.settings.catalog import MEANINGS
 from bbo.types import Array, Masks, Params, UsageError, require, require_one_of
 
@@ -44,17 +44,12 @@ class Pruner(NamedTuple):
     """Of whole channels: where each has its positions, by the name of their scores."""
 
     def at(
-        self,
-        sparsity: float | Array | Mapping[str, float],
-        *,
-        round_to: int = 1,
-        macs: Mapping[str, int] | None = None,
+        self, sparsity: float | Array, *, round_to: int = 1, macs: Mapping[str, int] | None = None
     ) -> Pruned:
         """The network with the share ``sparsity`` of the units of lowest rank set to zero.
 
         Args:
-          sparsity: in [0, 1], and may be traced; counts are rounded down, and ties stay. By the
-            names of the scores, where each has its own.
+          sparsity: in [0, 1], and may be traced; counts are rounded down, and ties stay.
           round_to: keep a multiple of so many filters of each layer, rounded up, where there are
             so many.
           macs: multiply-adds by kernel name, for ``macs_kept``.
@@ -66,20 +61,18 @@ class Pruner(NamedTuple):
         allowed = ">= 1" if whole else "1, except for filters that compete in their layer"
         require(round_to == 1 or (whole and round_to > 1), "round_to", round_to, allowed)
         counts = {
-            name: jnp.asarray(_rounded(len(self.scores[name]), count, round_to), jnp.int32)
-            for name, count in self._counts(sparsity).items()
+            name: _rounded(len(self.scores[name]), count, round_to)
+            for name, count in drop_counts(self.scores, sparsity, scope=self.scope).items()
         }
-        how = {"meaning": self.meaning, "norm": self.norm, "macs": tuple((macs or {}).items())}
-        return _pruned(self.params, self.ranks, counts, self.units, **how)
+        return self.dropping(counts, macs=macs)
 
-    def _counts(self, sparsity: float | Array | Mapping[str, float]) -> dict[str, Any]:
-        if not isinstance(sparsity, Mapping):
-            return drop_counts(self.scores, sparsity, scope=self.scope)
-        require(self.scope != "global", "sparsity", sparsity, "one number, as all compete")
-        return {
-            name: drop_counts({name: values}, sparsity[name], scope=self.scope)[name]
-            for name, values in self.scores.items()
-        }
+    def dropping(
+        self, counts: Mapping[str, int | Array], *, macs: Mapping[str, int] | None = None
+    ) -> Pruned:
+        """The same with so many units set to zero of each that has scores; ties stay."""
+        drop = {name: jnp.asarray(counts[name], jnp.int32) for name in self.scores}
+        how = {"meaning": self.meaning, "norm": self.norm, "macs": tuple((macs or {}).items())}
+        return _pruned(self.params, self.ranks, drop, self.units, **how)
 
     def masks(self, sparsity: float | Array) -> Masks:
         """What is kept, True, as a tree like the parameters; see ``masking.masks``."""
@@ -135,7 +128,10 @@ def prepare(
     for name, leaf in trees.flatten(params).items():
         trees.require_array(name, leaf, "pruned")
     if channels is not None:
-        return _of_channels(params, channels, criterion, granularity, scope or "group", meaning)
+        require(granularity == "filter", "granularity", granularity, "'filter' with channels")
+        scored, described = scored_by(criterion, params, describe(channels))
+        how = {"scope": scope or "group", "meaning": meaning}
+        return prepare_channels(params, described.units, scored, **how)
     if scope == "group":
         raise UsageError(
             "scope 'group' needs channels: find_channels(...), or of parameters alone "
@@ -147,26 +143,33 @@ def prepare(
     return Pruner(params, dict(scored), ranked, scope or "local", meaning, norm)
 
 
-def _of_channels(
+def prepare_channels(
     params: Params,
-    channels: Channels,
-    criterion: str | Criterion | Mapping[str, Array],
-    granularity: str,
-    scope: str,
-    meaning: str,
+    units: Mapping[str, Units],
+    scored: Mapping[str, Array],
+    *,
+    scope: str = "group",
+    meaning: str = "clean",
 ) -> Pruner:
-    """The pruner of whole channels."""
-    require(granularity == "filter", "granularity", granularity, "'filter' with channels")
+    """Ranks whole channels, to be pruned at any sparsity; ``prepare`` does so by default.
+
+    Args:
+      params: the network.
+      units: its channels, from ``units.describe``.
+      scored: [channels] by their names, from ``units.channel_scores``.
+      scope: ``group`` or ``global``.
+      meaning: of a dropped channel, see ``masking.masks``.
+
+    Raises:
+      UsageError: a value out of range.
+    """
     require_one_of(("group", "global"), "scope", scope)
     require_one_of(MEANINGS, "meaning", meaning)
-    described = describe(channels)
-    scored, described = scored_by(criterion, params, described)
-    units = described.units
     positions = {
         name: units[name].dying if meaning == "clean" else units[name].kernels for name in scored
     }
-    ranked = _ranks(scored, scope=scope)
-    return Pruner(params, scored, ranked, scope, meaning, norm_of, positions)
+    ranked = _ranks(dict(scored), scope=scope)
+    return Pruner(params, dict(scored), ranked, scope, meaning, norm_of, positions)
 
 
 def prune(params: Params, sparsity: float | Array, **options: Any) -> Params:
@@ -225,7 +228,7 @@ def kept_costs(params: Params, masks: Masks, macs: Mapping[str, int]) -> dict[st
     A multiply-add counts as kept if its weight is; what a removed filter spares the next layer
     is not counted here.
     """
-    sizes = {name: leaf.size for name, leaf in trees.flatten(params).items()}
+    sizes = {name: jnp.size(leaf) for name, leaf in trees.flatten(params).items()}
     shares = {
         name: jnp.mean(keep.astype(jnp.float32)) for name, keep in trees.flatten(masks).items()
     }

@@ -12,7 +12,7 @@ import numpy as np
 from bbo import trees
 from bbo.compaction.channels import Channels, Group
 from bbo.compaction.dying import Positions, dying_members
-from bbo.compaction.kernels import find_kernels
+from bbo.compaction.kernels import described_leaf, find_kernels
 from bbo.compaction.tracing.flow.positions import shape_of
 from bbo.pruning.criteria import FUNCTIONS, Criterion, Unit
 from bbo.settings.catalog import CRITERIA
@@ -67,8 +67,8 @@ def describe(channels: Channels, on: trees.Selector | None = None) -> Described:
       UsageError: ``on`` matches no kernel.
     """
     kernels = find_kernels(channels)
-    arrays, names = channels.traced.arrays, channels.traced.names
-    avals = {name: arrays.avals[names.index(channels.part + name)] for name in kernels}
+    whole = dict(zip(channels.traced.names, channels.traced.arrays.avals, strict=False))
+    avals = {name: whole[channels.part + name] for name in kernels}
     meant = trees.flatten(trees.select(avals, on)) if on is not None else dict.fromkeys(avals, True)
     units, staying = {}, {}
     for group, dying in zip(channels.groups, dying_members(channels), strict=True):
@@ -163,7 +163,7 @@ def channel_scores(
         def last(w: Array) -> Array:
             return jnp.moveaxis(wide(w), axis, -1)
 
-        leaf = _leaf(leaves, name)
+        leaf = described_leaf(leaves, name)
         trees.require_floating(name, leaf, "pruned")
         w = last(leaf)
         key = None if rng is None else jax.random.fold_in(rng, zlib.crc32(name.encode()))
@@ -229,7 +229,7 @@ def tie_scores(
 
     def of_kernel(name: str, axis: int) -> Array:
         del axis
-        return _leaf(scored, name)
+        return described_leaf(scored, name)
 
     return _together(units, of_kernel, criterion)
 
@@ -258,16 +258,6 @@ def by_kernel(units: Mapping[str, Units], ranked: Mapping[str, Array]) -> dict[s
             filters = found.get(name, jnp.zeros(positions.size, rank.dtype))
             found[name] = filters.at[positions].set(rank[:, None])
     return found
-
-
-def _leaf(leaves: Mapping[str, Array], name: str) -> Array:
-    if name not in leaves:
-        raise UsageError(
-            f"channels tell of {name}, which is not among the parameters "
-            f"({', '.join(list(leaves)[:3])}, ...); of one collection they are "
-            "channels.within('params')"
-        )
-    return leaves[name]
 
 
 def channel_masks(

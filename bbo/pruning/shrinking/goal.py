@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 
 from bbo import trees
-from bbo.pruning.ranking import drop_counts
 from bbo.pruning.shrinking.arguments import check_share
 from bbo.pruning.units import Described, Units, Whole
 from bbo.types import Array, UsageError, require
@@ -94,10 +93,10 @@ def reached(
     one = not isinstance(goal.share, Mapping)
     require(one or limits.scope == "group", "keep", goal.share, "one number, as all compete")
     if isinstance(goal.share, Mapping) or goal.measure == "keep":
-        return _counts(_dropped_shares(goal.share, units), scored, limits)
+        return _counts(_kept_shares(goal.share, units), scored, limits)
 
     def counts_at(step: int) -> dict[str, int]:
-        return _counts(dict.fromkeys(units, step / STEPS), scored, limits)
+        return _counts(dict.fromkeys(units, 1 - step / STEPS), scored, limits)
 
     low, high = 0, STEPS
     least = left_at(counts_at(high))
@@ -112,13 +111,11 @@ def reached(
     return counts_at(low)
 
 
-def _dropped_shares(
-    keep: float | Mapping[str, float], units: Mapping[str, Units]
-) -> dict[str, float]:
-    """The share to remove of each group."""
+def _kept_shares(keep: float | Mapping[str, float], units: Mapping[str, Units]) -> dict[str, float]:
+    """The share to keep of each group."""
     if not isinstance(keep, Mapping):
-        return dict.fromkeys(units, 1 - keep)
-    shares = dict.fromkeys(units, 0.0)
+        return dict.fromkeys(units, keep)
+    shares = dict.fromkeys(units, 1.0)
     by: dict[str, str] = {}
     for pattern, share in keep.items():
         search = trees.compile_pattern(pattern).search
@@ -131,35 +128,43 @@ def _dropped_shares(
                     f"keep says {keep[by[name]]:g} ({by[name]!r}) and {share:g} ({pattern!r}) of "
                     f"{name}; make the patterns exclude each other"
                 )
-            by[name], shares[name] = pattern, 1 - share
+            by[name], shares[name] = pattern, share
     return shares
 
 
 def _counts(
     shares: Mapping[str, float], scored: Mapping[str, Array], limits: Limits
 ) -> dict[str, int]:
-    """How many channels of each group to drop, from the share of each."""
-    wanted = {
-        name: drop_counts({name: scored[name]}, share)[name] for name, share in shares.items()
-    }
+    """How many channels of each group to drop, from the share of each that is kept."""
+    sizes = {name: len(values) for name, values in scored.items()}
+    kept = {name: _part(size, shares[name]) for name, size in sizes.items()}
     if limits.scope == "global":
-        (share,) = set(shares.values()) or {0.0}
-        wanted = _global_counts(scored, share)
+        (share,) = set(shares.values())
+        kept = _kept_of_all(scored, share)
     counts = {}
-    for name, count in wanted.items():
-        size = len(scored[name])
-        kept = max(size - count, 1, math.ceil(limits.at_least * size))
-        kept = -(-kept // limits.round_to) * limits.round_to
-        counts[name] = max(0, size - kept)
+    for name, size in sizes.items():
+        stay = max(kept[name], 1, _part(size, limits.at_least))
+        stay = -(-stay // limits.round_to) * limits.round_to
+        counts[name] = max(0, size - stay)
     return counts
 
 
-def _global_counts(scored: Mapping[str, Array], share: float) -> dict[str, int]:
-    """How many of each group are among the lowest share of all."""
+def _part(size: int, share: float) -> int:
+    """Rounded up, but for what rounding has added.
+
+    >>> _part(10, 0.7), _part(10, 0.71), _part(10, 0.1 + 0.2)
+    (7, 8, 3)
+    """
+    return math.ceil(round(size * share, 9))
+
+
+def _kept_of_all(scored: Mapping[str, Array], share: float) -> dict[str, int]:
+    """How many of each group are among the highest share of all."""
     every = np.concatenate([np.asarray(values) for values in scored.values()])
-    lowest = np.argsort(every, kind="stable")[: int(len(every) * share)]
+    dropped = len(every) - _part(len(every), share)
+    highest = np.argsort(every, kind="stable")[dropped:]
     bounds = np.cumsum([0, *map(len, scored.values())])
-    counted = np.histogram(lowest, bounds)[0]
+    counted = np.histogram(highest, bounds)[0]
     return dict(zip(scored, counted.tolist(), strict=True))
 
 

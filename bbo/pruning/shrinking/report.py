@@ -71,8 +71,10 @@ def rows_of(described: Described, counts: Mapping[str, int], cut: Cut) -> list[R
     return rows + [Row(name, of.size, 0, 0, of.reason) for name, of in whole]
 
 
-TOLERANCES = {2: 3e-2, 4: 1e-4, 8: 1e-9}
-"""Largest difference from the masked network, relative to its largest output, by bytes a number."""
+TOLERANCES = {32: 1e-4, 64: 1e-9}
+"""Largest difference from the masked network, relative to its largest output, by bits a number."""
+NARROW = 3e-2
+"""The same of fewer bits."""
 
 
 def difference(
@@ -104,7 +106,7 @@ def difference(
     for expected, found in zip(*pair, strict=True):
         if not jnp.issubdtype(expected.dtype, jnp.inexact) or not expected.size:
             continue
-        tolerance = TOLERANCES.get(expected.dtype.itemsize, 1e-4)
+        tolerance = TOLERANCES.get(jnp.finfo(expected.dtype).bits, NARROW)
         kind = np.complex128 if np.iscomplexobj(expected) else np.float64
         expected, found = expected.astype(kind), found.astype(kind)
         scale = max(float(np.nanmax(np.abs(expected), initial=0)), np.finfo(np.float64).tiny)

@@ -11,12 +11,11 @@ from bbo.compaction.channels import Channels, Cut, find_channels
 from bbo.compaction.cost import macs_left
 from bbo.compaction.removal import compact, dead_channels, smaller
 from bbo.pruning.criteria import Criterion
-from bbo.pruning.masking import apply_masks
-from bbo.pruning.ranking import ranks
+from bbo.pruning.pruner import prepare_channels
 from bbo.pruning.shrinking.arguments import check_mended, check_network
 from bbo.pruning.shrinking.goal import Limits, goal_of, not_ignored, reached
 from bbo.pruning.shrinking.report import Report, difference, rows_of
-from bbo.pruning.units import channel_masks, describe, scored_by
+from bbo.pruning.units import describe, scored_by
 from bbo.types import Array, PyTree, require, require_one_of
 
 Recover = Callable[[PyTree, PyTree], PyTree]
@@ -104,23 +103,14 @@ def shrink(  # noqa: PLR0913 (how far, by what, of which, and what is done about
     found = find_channels(function, variables, *inputs, **kwargs)
     described = not_ignored(describe(found, on), [ignore] if isinstance(ignore, str) else ignore)
     scored, described = scored_by(criterion, variables, described)
-    units = described.units
-
-    @jax.jit
-    def masked_by(variables: PyTree, scored: Mapping[str, Array], counts: Mapping[str, int]):
-        ranked = ranks(scored, scope="group")  # of equal scores all stay
-        keep = {name: rank >= counts[name] for name, rank in ranked.items()}
-        dying = {name: own.dying for name, own in units.items()}
-        return apply_masks(variables, channel_masks(variables, dying, keep))
-
-    def masked_at(counts: Mapping[str, int]) -> PyTree:
-        return masked_by(variables, scored, counts)
+    pruner = prepare_channels(variables, described.units, scored)
 
     def left_at(counts: Mapping[str, int]) -> float:
-        return left_of(found, variables, dead_channels(found, masked_at(counts)))[goal.measure]
+        cut = dead_channels(found, pruner.dropping(counts).params)
+        return left_of(found, variables, cut)[goal.measure]
 
-    counts = reached(goal, left_at, units, scored, Limits(scope, at_least, round_to))
-    masked = masked_at(counts)
+    counts = reached(goal, left_at, described.units, scored, Limits(scope, at_least, round_to))
+    masked = pruner.dropping(counts).params
     mended = masked if recover is None else recover(variables, masked)
     check_mended(mended, masked)
     cut = dead_channels(found, mended)

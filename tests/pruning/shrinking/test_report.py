@@ -26,6 +26,11 @@ def test_what_differs_is_an_error(other):
         compared(one, np.array([other, 2.0], np.float32))
 
 
+def test_complex_numbers_have_the_precision_of_their_parts():
+    one = np.array([1 + 1j], np.complex64)
+    assert 0 < compared(one, one * np.float32(1 + 1e-6)) < 1e-5
+
+
 def test_it_is_relative_to_the_largest():
     one, other = np.array([1e-9, 100.0], np.float32), np.array([1e-3, 100.0], np.float32)
     np.testing.assert_allclose(compared(one, other), 1e-5, rtol=1e-3)

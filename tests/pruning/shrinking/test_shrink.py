@@ -49,6 +49,8 @@ def test_half_is_kept_of_what_scores_most():
     [
         ({"keep": 0.6}, (5, 10)),
         ({"keep": 1.0}, (8, 16)),
+        ({"keep": 0.3}, (3, 5)),
+        ({"keep": 1 - 0.625}, (3, 6)),
         ({"keep": 0.01}, (1, 1)),
         ({"keep": 0.01, "at_least": 0.25}, (2, 4)),
         ({"keep": 0.3, "round_to": 4}, (4, 8)),
