@@ -14,8 +14,6 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """What a disk says that takes no more."""
 SEALED = re.compile(r', "([^"]*)": "([0-9a-f]{16})"}$')
 """The end of a line with a digest, and its two texts."""
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""What a disk says that takes no more."""
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
