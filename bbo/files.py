@@ -157,7 +157,7 @@ def changed_files(folder: pathlib.Path, needed: Iterable[str]) -> list[str] | No
         return None
     text = (folder / SUMS).read_text(encoding="utf-8", errors="replace")
     digests = {name: digest for digest, _, name in (x.partition("  ") for x in text.splitlines())}
-    if set(needed) - digests.keys():
+    if set(needed) - digests.keys() or "" in digests:  # a line that names no file
         return [SUMS]
     return [name for name, digest in digests.items() if _sum(folder / name) != digest]
 
@@ -170,9 +170,14 @@ def _sum(path: pathlib.Path) -> str:
 
 
 def set_aside(path: pathlib.Path) -> pathlib.Path:
-    """Renames what is damaged, to ``<name>.damaged`` or the next of that name that is free."""
+    """Renames what is damaged, to ``name_aside``."""
+    return path.rename(name_aside(path))
+
+
+def name_aside(path: pathlib.Path) -> pathlib.Path:
+    """``<name>.damaged`` beside a file, or the next of that name that is free."""
     free = path.with_name(f"{path.name}.damaged")
     number = 2
     while free.exists():
         free, number = path.with_name(f"{path.name}.damaged{number}"), number + 1
-    return path.rename(free)
+    return free

@@ -50,6 +50,9 @@ def test_digests_of_files(tmp_path):
     assert files.changed_files(tmp_path, ["a", "c"]) == [files.SUMS]
     (tmp_path / "a").write_text("ones")
     assert files.changed_files(tmp_path, ["a"]) == ["a"]
+    # A line that names no file is not taken for one that names the folder.
+    (tmp_path / files.SUMS).write_text(text.replace("  b", "! b"))
+    assert files.changed_files(tmp_path, ["a"]) == [files.SUMS]
 
 
 def test_a_digest_of_arrays_is_of_their_bits_and_names():

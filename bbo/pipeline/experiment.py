@@ -12,6 +12,7 @@ from bbo.compaction.cost import num_params
 from bbo.files import (
     SUMS,
     json_text,
+    name_aside,
     parse_json,
     read_lines,
     set_aside,
@@ -169,8 +170,9 @@ def _set_damaged_aside(workdir: pathlib.Path, config: ExperimentConfig) -> bool:
         "the last checkpoint"
     )
     if "config.json" in damaged:  # the settings are those that ``claim`` has compared
-        shutil.copy2(workdir / "config.json", workdir / "config.json.damaged")
-        write_json(workdir / "config.json", {"config": to_json(config), "environments": []})
+        held = workdir / "config.json"
+        shutil.copy2(held, name_aside(held))  # never without one: it says whose folder this is
+        write_json(held, {"config": to_json(config), "environments": []})
     # The epochs cannot be made again: what is left of them is taken up where training goes on.
     left = ("config.json", *(name for name in damaged if name.endswith("metrics.jsonl")))
     for path in (workdir / name for name in sorted({*damaged, "summary.json"} - {*left})):
