@@ -1,6 +1,5 @@
 """Checkpoints of a run, through Orbax; the newest two are kept, each with a digest."""
 
-import json
 import pathlib
 
 import jax
@@ -10,7 +9,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from bbo import trees
-from bbo.files import digest_of_arrays, set_aside
+from bbo.files import digest_of_arrays, parse_json, set_aside
 from bbo.training.devices import agreed, is_first_process
 from bbo.types import PyTree, RunError, UsageError
 
@@ -86,7 +85,6 @@ def restore_newest(manager: ocp.CheckpointManager, like: PyTree) -> tuple[int, P
     folder, damaged = pathlib.Path(manager.directory), []
     counts = sorted(manager.all_steps(), reverse=True)
     for count in counts:
-        tree = None
         try:
             told = _told(folder / str(count))
             tree = manager.restore(count, args=ocp.args.StandardRestore(abstract))
@@ -136,7 +134,7 @@ def _told(folder: pathlib.Path) -> str | None:
     Raises:
       ValueError, OSError: what is with it is damaged.
     """
-    record = json.loads((folder / "_CHECKPOINT_METADATA").read_text(encoding="utf-8"))
+    record = parse_json((folder / "_CHECKPOINT_METADATA").read_text(encoding="utf-8"))
     if not isinstance(record, dict) or not isinstance(record.get("commit_timestamp_nsecs"), int):
         raise ValueError("it is not described as Orbax does")
     told = record.get("custom_metadata") or {}

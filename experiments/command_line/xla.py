@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import importlib.metadata
 import importlib.util
-import json
 import os
 import pathlib
 import platform
@@ -18,7 +17,7 @@ import re
 import subprocess
 import sys
 
-from bbo.files import write_json
+from bbo.files import parse_json, write_json
 from bbo.settings.provenance import STANDARD
 
 HOME = pathlib.Path("~/.cache/bbo")
@@ -130,7 +129,7 @@ def _knows(flag: str) -> bool:
     kept = folder and folder / f"jaxlib-{importlib.metadata.version('jaxlib')}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         if kept:
-            return bool(json.loads(kept.read_text(encoding="utf-8"))[flag])
+            return bool(parse_json(kept.read_text(encoding="utf-8"))[flag])
     done = _try(flag)
     # Anything else that goes wrong, such as too little memory, says nothing about the flag.
     if kept and done is not None and (done.returncode == 0 or flag in done.stderr):
