@@ -11,7 +11,7 @@ from bbo import trees
 from bbo.compaction.derivatives import bind
 from bbo.compaction.tracing.arrays import Step
 from bbo.compaction.tracing.program import Traced, trace
-from bbo.pruning.recovery.kernels import Kernel, find_kernels, live_steps
+from bbo.pruning.recovery.kernels import Kernel, kernels_to_fit, live_steps
 from bbo.pruning.recovery.solver import Problem, fit
 from bbo.types import Array, PyTree, UsageError
 
@@ -150,7 +150,7 @@ def fitted_kernels(
      'tied': 'it is read more than once (dot_general), and one fit would serve one reader alone'}
     """
     traced = trace(function, variables, images)
-    kernels, left = find_kernels(traced)
+    kernels, left = kernels_to_fit(traced)
     fitted = [traced.program.inputs.index(ref) for k in kernels.values() for ref in k.variables]
     reasons = left | {traced.names[number]: "" for number in fitted}
     return {name: reasons[name] for name in traced.names if name in reasons}
@@ -173,7 +173,7 @@ def _read(
             "differ; pruned has to hold zeros where something was removed"
         )
     traced = trace(function, pruned, images)
-    kernels, left = find_kernels(traced)
+    kernels, left = kernels_to_fit(traced)
     reasons = "; ".join(f"{name}: {reason}" for name, reason in left.items())
     if not kernels:
         raise UsageError(f"no kernel of the function can be fitted; {reasons or 'it has none'}")

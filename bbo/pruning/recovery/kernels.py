@@ -1,4 +1,4 @@
-"""The kernels of a program: variables with which what depends on the inputs is multiplied."""
+"""The kernels of a program that can be fitted, with the places that their biases have."""
 
 import collections
 from typing import Any, NamedTuple
@@ -72,8 +72,10 @@ class _Graph(NamedTuple):
         return moved(source.steps, np.arange(int(np.prod(shape))).reshape(shape))
 
 
-def find_kernels(traced: Traced) -> tuple[dict[int, Kernel], dict[str, str]]:
-    """All kernels of a program.
+def kernels_to_fit(traced: Traced) -> tuple[dict[int, Kernel], dict[str, str]]:
+    """The kernels of a program that one product reads, and what is none of these.
+
+    Narrower than ``compaction.find_kernels``, by which channels are told.
 
     Returns:
       by the number of the array that the product writes: its kernel; and by name, why others are
