@@ -3,7 +3,7 @@
 import contextlib
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ from bbo.pipeline.prunable import prunable, pruner_of
 from bbo.pipeline.run import Run, Trained, accuracy_on, choices
 from bbo.pruning.recovery.by_name import FUNCTIONS as RECOVER
 from bbo.pruning.recovery.by_name import Context
-from bbo.pruning.units import channel_scores, describe, tie_scores
+from bbo.pruning.units import Units, channel_scores, describe, tie_scores
 from bbo.settings.pruning_sections import PruningConfig
 from bbo.training.bar import progress_bar
 from bbo.training.devices import agreed, is_first_process, replicate, shard_batch
@@ -154,15 +154,13 @@ def curve_tools(run: Run, variables: PyTree, poll: Poll) -> CurveTools:
     context = recovery_context(run, batches, poll)
 
     def prepare(granularity: str) -> pruning.Pruner:
-        scored = scores(granularity)
+        scored, units = scores(granularity), None
         if channels is not None:
             units = describe(channels, lambda name, _: name in scored).units
-            zero = {name: x == 0 for name, x in channel_scores(params, units).items()}
             scored = tie_scores(scored, units, criterion=config.criterion)
-        else:
-            zero = _zero_units(params, scored)
         if run.config.iterations.prune_iterations > 1:
             # What an earlier pruning removed is removed again.
+            zero = _zero_units(params, scored, units)
             scored = {name: jnp.where(zero[name], -jnp.inf, x) for name, x in scored.items()}
         how: dict[str, Any] = {"granularity": granularity, "channels": channels}
         return pruner_of(run.config, params, scored, **how)
@@ -188,8 +186,12 @@ def curve_tools(run: Run, variables: PyTree, poll: Poll) -> CurveTools:
     )
 
 
-def _zero_units(params: Params, scored: dict[str, Array]) -> dict[str, Array]:
-    """Where units are zero: bool like their scores."""
+def _zero_units(
+    params: Params, scored: dict[str, Array], units: Mapping[str, Units] | None
+) -> dict[str, Array]:
+    """Where units are zero: bool like their scores; of whole channels, which are given then too."""
+    if units is not None:
+        return {name: norms == 0 for name, norms in channel_scores(params, units).items()}
     leaves = trees.flatten(params)
     return {
         name: jnp.all(leaves[name] == 0, axis=tuple(range(leaves[name].ndim - values.ndim)))

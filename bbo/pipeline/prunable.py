@@ -1,7 +1,7 @@
-"""Which parameters of a configured network are perturbed and pruned."""
+"""What of a configured network is pruned, in which order; and its settings tried on shapes."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -24,7 +24,7 @@ from bbo.types import Array, Params, PyTree, UsageError
 
 
 def prunable(config: ExperimentConfig, granularity: str) -> Callable[[str, Array], bool]:
-    """Which parameters are ranked and pruned.
+    """Which parameters are ranked and pruned: what ``prune_on`` matches, but for ``left_out``.
 
     ``prune_norm_scales`` adds, to filters, the norm scales that the authors' program catches by
     their names: all of a VGG's, and those behind the projection shortcuts of a ResNet.
@@ -99,17 +99,17 @@ def removed_at(
         pruned = variables | {
             "params": pruning.apply_masks(variables["params"], pruner.masks(share))
         }
-        ranks = pruner.ranks
+        ranks, channels = pruner.ranks, _channels(model, config.data.info.image_shape)
         counts = pruning.drop_counts(pruner.scores, share, scope=pruner.scope)
         if pruner.scope == "group":
-            units = describe(_channels(config, model).within("params")).units
+            units = describe(channels.within("params")).units
             ranks = by_kernel(units, ranks)
             counts = {
                 name: count for unit, count in counts.items() for name, _ in units[unit].kernels
             }
         small = narrow(
             pruned,
-            _channels(config, model).groups,
+            channels.groups,
             {f"params/{name}": rank for name, rank in ranks.items()},
             {f"params/{name}": count for name, count in counts.items()},
             tied=pruner.scope == "group",
@@ -126,7 +126,7 @@ def _pruner(config: ExperimentConfig, model: nn.Module, params: Params) -> Prune
     scored = pruning.scores(held, criterion=pruned.criterion, granularity="filter", on=on)
     channels = None
     if pruned.scope == "group":
-        channels = _channels(config, model).within("params")
+        channels = _channels(model, config.data.info.image_shape).within("params")
         units = describe(channels, lambda name, _: name in scored).units
         scored = tie_scores(scored, units, criterion=pruned.criterion)
     return pruner_of(config, held, scored, channels=channels)
@@ -165,8 +165,8 @@ class OwnNorms(NamedTuple):
         return norm if f"{norm}/scale" in self.scales else ()
 
 
-def _channels(config: ExperimentConfig, model: nn.Module) -> Channels:
-    images = jax.ShapeDtypeStruct((1, *config.data.info.image_shape), jnp.float32)
+def _channels(model: nn.Module, image_shape: Sequence[int]) -> Channels:
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
     return find_channels(model.apply, variables, images)
 
@@ -179,9 +179,7 @@ def _channels_of_all(config: ExperimentConfig) -> Channels:
 
 @functools.lru_cache(maxsize=4)
 def _found(config: ModelConfig, num_classes: int, image_shape: tuple[int, ...]) -> Channels:
-    model, images = create_model(config, num_classes=num_classes), jnp.zeros((1, *image_shape))
-    variables = jax.eval_shape(model.init, jax.random.key(0), images)
-    return find_channels(model.apply, variables, images).within("params")
+    return _channels(create_model(config, num_classes=num_classes), image_shape).within("params")
 
 
 def check_selections(config: ExperimentConfig, model: nn.Module, params: Params) -> None:
