@@ -36,7 +36,8 @@ def reestimate_batch_norm(
       the variables with new ``batch_stats``.
 
     Raises:
-      UsageError: the batches differ in size, or the statistics of one depend on the old ones.
+      UsageError: the batches differ in size, the statistics of one depend on the old ones, or there
+        is no batch.
 
     References: the re-estimation of Wu & Johnson 2021, "Rethinking Batch in BatchNorm".
     """
@@ -55,7 +56,7 @@ def reestimate_batch_norm(
         sums = raw if sums is None else jax.tree.map(jnp.add, sums, raw)
         count += 1
     if sums is None:
-        raise ValueError("no batches to estimate statistics from")
+        raise UsageError("there are no batches to estimate statistics from; give one at least")
     return variables | {"batch_stats": _pooled(sums, count)}
 
 
