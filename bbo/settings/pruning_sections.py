@@ -5,6 +5,7 @@ import itertools
 
 from bbo.settings.catalog import CRITERIA, MEANINGS, RECOVERIES, SCHEDULES, SCOPES, UNITS
 from bbo.settings.fields import check_choices, check_pattern, check_range, setting
+from bbo.settings.sections import MOST_EPOCHS
 
 CLOSEST = 1e-9
 """Shares that differ by no more are one."""
@@ -105,6 +106,6 @@ class IterationConfig:
             self,
             prune_iterations=(lambda v: 1 <= v <= 1000, ">= 1, and 1000 at most"),
             prune_to=(lambda v: 0 < v < 1, "in (0, 1)"),
-            retrain_epochs=(lambda v: 1 <= v <= 100_000, ">= 1, and 100000 at most"),
+            retrain_epochs=(lambda v: 1 <= v <= MOST_EPOCHS, f">= 1, and {MOST_EPOCHS} at most"),
             retrain_rate=(lambda v: v > 0, "> 0"),
         )

@@ -48,7 +48,7 @@ def prepare(*, fusions: bool, distributed: bool = False) -> None:
 
 def _standard_numbers() -> None:
     """Takes out of the environment what would draw or compute other numbers; says so."""
-    words = {"": None, **dict.fromkeys(("y", "yes", "t", "true", "on", "1"), True)}
+    words = dict.fromkeys(("y", "yes", "t", "true", "on", "1"), True)
     words |= dict.fromkeys(("n", "no", "f", "false", "off", "0"), False)
     for name, standard in STANDARD.items():
         given = os.environ.pop(name.upper(), "")

@@ -9,8 +9,6 @@ from bbo.types import Array, UsageError, require
 
 STEPS = {"macs": 256, "params": 256, "latency": 16}
 """Sparsities are multiples of one over that; each that is timed has a network compiled."""
-
-
 LUCK = 1.25
 """How many times faster another network may be than the smallest one, as backends go."""
 MARGIN = 1.1
