@@ -1,4 +1,4 @@
-"""The folder a run leaves behind: whose it is, whether it is finished, and whole files only."""
+"""The folder a run leaves behind: whose it is, who works in it, and whether it is finished."""
 
 import contextlib
 import fcntl

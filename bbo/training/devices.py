@@ -31,7 +31,7 @@ def join_processes() -> None:
     Before anything else is asked of jax.
 
     Raises:
-      UsageError: it was not started as one of many.
+      UsageError: it was not started as one of many; or as ``check_platform``.
     """
     # Of CPUs only: several programs in flight can wait for each other's messages for ever.
     jax.config.update("jax_cpu_enable_async_dispatch", False)

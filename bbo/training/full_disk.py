@@ -12,7 +12,7 @@ from bbo.files import FULL
 from bbo.types import RunError
 
 TEXTS = ("No space left on device", "Disk quota exceeded", "Read-only file system")
-"""The same, as other libraries hand it on."""
+"""What ``FULL`` says in words: other libraries hand on no numbers."""
 
 
 def is_full(error: BaseException | None) -> bool:

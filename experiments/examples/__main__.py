@@ -1,4 +1,7 @@
-"""``python -m experiments.examples NAME PATH``: the example of that name, exported to a path."""
+"""``python -m experiments.examples NAME PATH``: the example of that name, exported to a path.
+
+Exporting, and Equinox, need ``pip install -e '.[export]'``.
+"""
 
 import importlib
 import pathlib
