@@ -157,7 +157,8 @@ def changed_files(folder: pathlib.Path, needed: Iterable[str]) -> list[str] | No
         return None
     text = (folder / SUMS).read_text(encoding="utf-8", errors="replace")
     digests = {name: digest for digest, _, name in (x.partition("  ") for x in text.splitlines())}
-    if set(needed) - digests.keys() or "" in digests:  # a line that names no file
+    outside = [name for name in digests if {"/", "..", ""} & {*pathlib.PurePath(name).parts, name}]
+    if set(needed) - digests.keys() or outside:  # a line that names no file of the folder
         return [SUMS]
     return [name for name, digest in digests.items() if _sum(folder / name) != digest]
 

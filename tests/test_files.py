@@ -53,6 +53,9 @@ def test_digests_of_files(tmp_path):
     # A line that names no file is not taken for one that names the folder.
     (tmp_path / files.SUMS).write_text(text.replace("  b", "! b"))
     assert files.changed_files(tmp_path, ["a"]) == [files.SUMS]
+    for name in ("../b", "/b", "stage/../../b"):
+        (tmp_path / files.SUMS).write_text(f"{text}{'0' * 64}  {name}\n")
+        assert files.changed_files(tmp_path, ["a"]) == [files.SUMS]
 
 
 def test_a_digest_of_arrays_is_of_their_bits_and_names():
