@@ -6,7 +6,7 @@ is. It is kept if nothing of what is removed is fixed or summed over in it.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +18,7 @@ from bbo.compaction import familiar
 from bbo.compaction.channels import Channels, components
 from bbo.compaction.sizes import Sizes
 from bbo.compaction.tracing.arguments import spec_of
-from bbo.compaction.tracing.arrays import Program, Step, add, empty
+from bbo.compaction.tracing.arrays import Program, Step, add, all_steps, empty
 from bbo.compaction.tracing.custom import CUSTOM, plain_steps
 from bbo.compaction.tracing.program import Traced, read
 from bbo.types import Array
@@ -46,16 +46,14 @@ def call_custom(run: Run, sizes: Sizes, step: Step, operands: list[Any]) -> list
 
 def without_rules(sizes: Sizes) -> tuple[str, ...]:
     """Names of the functions whose derivatives cannot be kept: they are those of their programs."""
-
-    def found(steps: Sequence[Step]) -> Iterator[str]:
-        for step in steps:
-            for program in step.inner:
-                yield from found(program.steps)
-            if step.primitive.name in CUSTOM and not _is_whole(sizes, step):
-                if not _keeps_rules(sizes, step):
-                    yield _name_of(step)
-
-    return tuple(sorted(set(found(sizes.found.traced.program.steps))))
+    lost = {
+        _name_of(step)
+        for step in all_steps(sizes.found.traced.program)
+        if step.primitive.name in CUSTOM
+        and not _is_whole(sizes, step)
+        and not _keeps_rules(sizes, step)
+    }
+    return tuple(sorted(lost))
 
 
 def _is_whole(sizes: Sizes, step: Step) -> bool:
@@ -127,11 +125,9 @@ def _sums_removed(sizes: Sizes, program: Program) -> bool:
     """Whether something is summed over what is removed; in a derivative it may not be zero."""
     return any(
         not sizes.kept(step.operands[place.array], place.axis).all()
-        for step in plain_steps(program.steps)
+        for step in all_steps(program)
         for places in step.flow.sums
         for place in places
-    ) or any(
-        _sums_removed(sizes, inner) for step in plain_steps(program.steps) for inner in step.inner
     )
 
 

@@ -7,7 +7,7 @@ count only where they are a factor themselves.
 """
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,8 +18,7 @@ from jax.core import Tracer
 from bbo import trees
 from bbo.compaction.channels import Channels
 from bbo.compaction.derivatives import bind
-from bbo.compaction.tracing.arrays import Arrays, Program, Step
-from bbo.compaction.tracing.custom import plain_steps
+from bbo.compaction.tracing.arrays import Arrays, Step, all_steps
 from bbo.compaction.tracing.flow.positions import length, shape_of
 from bbo.compaction.tracing.reading import entered
 from bbo.types import PyTree
@@ -184,7 +183,7 @@ def finite(found: Channels, variables: PyTree) -> Finite:
 def parameter_values(found: Channels, variables: PyTree) -> Values:
     """Computes arrays that depend on parameters alone, as they are asked for."""
     arrays, leaves = found.traced.arrays, list(trees.flatten(variables).values())
-    makers = {ref: step for step in _all_steps(found.traced.program) for ref in step.results}
+    makers = {ref: step for step in all_steps(found.traced.program) for ref in step.results}
 
     @functools.cache
     def value(ref: int) -> np.ndarray | None:
@@ -218,13 +217,6 @@ def _as_number(value: Any) -> np.ndarray | None:
         return None
     array = np.asarray(value)
     return array if array.dtype.kind in "biufc" else array.astype(np.float32)  # bfloat16
-
-
-def _all_steps(program: Program) -> Iterator[Step]:
-    for step in plain_steps(program.steps):
-        yield step
-        for inner in step.inner:
-            yield from _all_steps(inner)
 
 
 def product_is_zero(is_zero: Iterable[np.ndarray], risks: Sequence[np.ndarray]) -> np.ndarray:

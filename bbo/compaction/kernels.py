@@ -4,13 +4,13 @@ Read off the products of a program, as channels are: no name and no layout is ta
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
 from bbo.compaction.channels import Channels
-from bbo.compaction.tracing.arrays import Arrays, Member, Program, Step
+from bbo.compaction.tracing.arrays import Arrays, Member, Step, all_steps
 from bbo.compaction.tracing.flow.positions import shape_of
 from bbo.types import Array, UsageError
 
@@ -68,7 +68,9 @@ def find_kernels(found: Channels) -> dict[str, Kernel]:
     ((1,), (0, 2))
     """
     arrays, roles = found.traced.arrays, {}
-    for step in _products(found.traced.program):
+    for step in all_steps(found.traced.program):
+        if step.primitive.name not in ("dot_general", "conv_general_dilated"):
+            continue
         weights = [number for number, ref in enumerate(step.operands) if not arrays.varies[ref]]
         if len(weights) == 1:
             _add_roles(roles, _axes_of(arrays, step, weights[0]))
@@ -145,12 +147,3 @@ def _axes_of(arrays: Arrays, step: Step, weights: int) -> dict[str, set[Member]]
         out, inputs, *window = step.params["dimension_numbers"].rhs_spec
         places = {"window": window, "inputs": (inputs,), "outputs": (out,)}
     return {role: {m for axis in axes for m in origins[axis]} for role, axes in places.items()}
-
-
-def _products(program: Program) -> Iterator[Step]:
-    """The matrix products and convolutions of a program and of all within it."""
-    for step in program.steps:
-        if step.primitive.name in ("dot_general", "conv_general_dilated"):
-            yield step
-        for inner in step.inner:
-            yield from _products(inner)

@@ -1,7 +1,7 @@
 """The arrays of a program: a number for each position along each axis, and which are tied."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -41,6 +41,14 @@ class Program(NamedTuple):
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     steps: list[Step]
+
+
+def all_steps(program: Program) -> Iterator[Step]:
+    """The steps of a program, each before those of the programs within it."""
+    for step in program.steps:
+        yield step
+        for inner in step.inner:
+            yield from all_steps(inner)
 
 
 class Arrays(NamedTuple):

@@ -1,11 +1,11 @@
 """Axes that carry channels and are split into several, of which one carries them on."""
 
 import collections
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
-from bbo.compaction.tracing.arrays import Arrays, Program, Step
+from bbo.compaction.tracing.arrays import Arrays, Program, all_steps
 from bbo.compaction.tracing.flow.positions import Choices
 from bbo.types import UsageError
 
@@ -21,7 +21,7 @@ def stuck(program: Program, arrays: Arrays, labels: np.ndarray) -> Mapping[tuple
     fixed = {label for nodes, _ in arrays.fixed for label in labels[nodes].tolist()}
     return collections.Counter(
         split.sizes
-        for step in _steps(program)
+        for step in all_steps(program)
         for split in step.flow.splits
         if fixed.issuperset(labels[arrays.nodes[step.operands[0]][split.axis]].tolist())
     )
@@ -44,17 +44,9 @@ def check_used(parts: Choices, program: Program) -> None:
     Raises:
       UsageError: nothing is split into parts of these sizes.
     """
-    splits = {split.sizes for step in _steps(program) for split in step.flow.splits}
+    splits = {split.sizes for step in all_steps(program) for split in step.flow.splits}
     for sizes in parts:
         if sizes not in splits:
             raise UsageError(
                 f"no axis of channels is split into {sizes}; there are {sorted(splits) or 'none'}"
             )
-
-
-def _steps(program: Program) -> Iterator[Step]:
-    """Those of loops and branches too."""
-    for step in program.steps:
-        yield step
-        for inner in step.inner:
-            yield from _steps(inner)
