@@ -18,21 +18,13 @@ from bbo.compaction import familiar
 from bbo.compaction.channels import Channels, components
 from bbo.compaction.sizes import Sizes
 from bbo.compaction.tracing.arguments import spec_of
-from bbo.compaction.tracing.arrays import Program, Step, add, all_steps, empty
+from bbo.compaction.tracing.arrays import Program, Step, add, all_steps, bind, empty
 from bbo.compaction.tracing.custom import CUSTOM, plain_steps
 from bbo.compaction.tracing.program import Traced, read
 from bbo.types import Array
 
 Run = Callable[[Sizes, Program, Sequence[Any]], list[Any]]
 """Does a program again, see ``replay``."""
-
-
-def bind(step: Step, operands: Sequence[Any]) -> Any:
-    """A primitive as it was, also one that calls functions."""
-    bound = step.primitive.get_bind_params(step.params)
-    # Older jax gives the functions apart from the other parameters.
-    functions, params = bound if isinstance(bound, tuple) else ((), bound)
-    return step.primitive.bind(*functions, *operands, **params)
 
 
 def call_custom(run: Run, sizes: Sizes, step: Step, operands: list[Any]) -> list[Array]:

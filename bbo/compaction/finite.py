@@ -17,8 +17,7 @@ from jax.core import Tracer
 
 from bbo import trees
 from bbo.compaction.channels import Channels
-from bbo.compaction.derivatives import bind
-from bbo.compaction.tracing.arrays import Arrays, Step, all_steps
+from bbo.compaction.tracing.arrays import Arrays, Step, all_steps, bind
 from bbo.compaction.tracing.flow.positions import length, shape_of
 from bbo.compaction.tracing.reading import entered
 from bbo.types import PyTree

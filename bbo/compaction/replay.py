@@ -13,11 +13,11 @@ from jax.core import Tracer
 from bbo import trees
 from bbo.compaction import resizing
 from bbo.compaction.channels import Channels, Cut, find_channels
-from bbo.compaction.derivatives import bind, call_custom
+from bbo.compaction.derivatives import call_custom
 from bbo.compaction.resizing import taken
 from bbo.compaction.sizes import Sizes, sizes_of
 from bbo.compaction.tracing.arguments import key_of, spec_of, split
-from bbo.compaction.tracing.arrays import Program, Step
+from bbo.compaction.tracing.arrays import Program, Step, bind
 from bbo.compaction.tracing.flow.positions import Choices, shape_of
 from bbo.compaction.tracing.updates import Updates
 from bbo.types import Array, PyTree, UsageError

@@ -8,9 +8,8 @@ import numpy as np
 from jax import lax
 
 from bbo.compaction import familiar
-from bbo.compaction.derivatives import bind
 from bbo.compaction.sizes import Sizes
-from bbo.compaction.tracing.arrays import Step
+from bbo.compaction.tracing.arrays import Step, bind
 from bbo.compaction.tracing.flow.draws import DRAWN
 from bbo.compaction.tracing.flow.positions import shape_of
 from bbo.types import Array

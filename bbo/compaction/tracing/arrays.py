@@ -26,6 +26,14 @@ class Step(NamedTuple):
     """Of a loop, of a branch, or of a function with derivatives of its own."""
 
 
+def bind(step: Step, operands: Sequence[Any]) -> Any:
+    """A primitive as it was, also one that calls functions."""
+    bound = step.primitive.get_bind_params(step.params)
+    # Older jax gives the functions apart from the other parameters.
+    functions, params = bound if isinstance(bound, tuple) else ((), bound)
+    return step.primitive.bind(*functions, *operands, **params)
+
+
 class Made(NamedTuple):
     """How an array is made of constants alone."""
 

@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from bbo import trees
-from bbo.compaction.derivatives import bind
-from bbo.compaction.tracing.arrays import Step
+from bbo.compaction.tracing.arrays import Step, bind
 from bbo.compaction.tracing.program import Traced, trace
 from bbo.pruning.recovery.kernels import Kernel, kernels_to_fit, live_steps
 from bbo.pruning.recovery.solver import Problem, fit
