@@ -14,7 +14,7 @@ from bbo.compaction.channels import Channels
 from bbo.compaction.finite import Finite, finite, product_is_zero
 from bbo.compaction.tracing.arrays import Program
 from bbo.compaction.tracing.custom import plain_steps
-from bbo.compaction.zeros import Zeros, is_unknown, nowhere, singular, zeros_after, zeros_of
+from bbo.compaction.zeros import Zeros, nowhere, singular, zeros_after, zeros_of
 from bbo.compaction.zeros_in_loops import LOOPS
 from bbo.types import PyTree
 
@@ -56,9 +56,9 @@ def _follow(
     """
     arrays = found.traced.arrays
     numbers = {
-        ref: np.asarray(value)
-        for ref, value in arrays.constants.items()
-        if not np.shape(value) and not is_unknown(value)
+        ref: value
+        for ref, constant in arrays.constants.items()
+        if not np.shape(constant) and (value := facts.value(ref)) is not None
     }
 
     def of(ref: int) -> Zeros:
@@ -80,8 +80,8 @@ def _follow(
         facts.enter(step)
         if step.primitive.name in LOOPS:
 
-            def around(number: int, entering: Sequence[Zeros], *, marks: bool, of=step.inner):
-                inner = of[number]
+            def around(number: int, entering: Sequence[Zeros], *, marks: bool, within=step.inner):
+                inner = within[number]
                 entered = dict(zip(inner.inputs, entering, strict=True))
                 into = followed if marks else Followed(followed.summed.copy(), {})
                 return _follow(found, facts, inner, entered, into)

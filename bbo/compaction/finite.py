@@ -182,14 +182,15 @@ def finite(found: Channels, variables: PyTree) -> Finite:
 def parameter_values(found: Channels, variables: PyTree) -> Values:
     """Computes arrays that depend on parameters alone, as they are asked for."""
     arrays, leaves = found.traced.arrays, list(trees.flatten(variables).values())
+    # Of a call with derivatives of its own: the step within, which comes behind it.
     makers = {ref: step for step in all_steps(found.traced.program) for ref in step.results}
 
     @functools.cache
     def value(ref: int) -> np.ndarray | None:
         if ref in arrays.constants:
-            return _as_number(arrays.constants[ref])
+            return as_number(arrays.constants[ref])
         if ref < len(leaves):
-            return _as_number(leaves[ref])
+            return as_number(leaves[ref])
         step = makers.get(ref)
         if step is None or step.inner or arrays.varies[ref]:
             return None
@@ -203,13 +204,13 @@ def parameter_values(found: Channels, variables: PyTree) -> Values:
         except Exception:  # shapes that are symbols, and whatever cannot be done outside
             return None
         results = given if step.primitive.multiple_results else [given]
-        return _as_number(results[step.results.index(ref)])
+        return as_number(results[step.results.index(ref)])
 
     return value
 
 
-def _as_number(value: Any) -> np.ndarray | None:
-    """None for a key of ``jax.random.key``, which is no number, and for what is being traced."""
+def as_number(value: Any) -> np.ndarray | None:
+    """As numpy has it; None for a key of ``jax.random.key``, and for what is being traced."""
     if isinstance(value, Tracer):
         return None
     if jnp.issubdtype(getattr(value, "dtype", float), jax.dtypes.prng_key):

@@ -7,9 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
-from bbo.compaction.finite import Finite, product_is_zero, risk_of
+from bbo.compaction.finite import Finite, as_number, product_is_zero, risk_of
 from bbo.compaction.tracing.arrays import Arrays, Step
 from bbo.compaction.tracing.flow.lookups import WRITTEN
 from bbo.compaction.tracing.flow.positions import Place, length, shape_of
@@ -30,19 +29,13 @@ STRUCTURAL = frozenset(
 
 
 def zeros_of(value: Any) -> Zeros:
-    """Where an array is zero whose value is known."""
-    if is_unknown(value):
+    """Where an array is zero; nowhere, if its value is no number or not yet known."""
+    number = as_number(value)
+    if number is None:
         return nowhere(value)
-    is_zero = np.asarray(value) == 0
+    is_zero = number == 0
     axes = range(is_zero.ndim)
     return tuple(is_zero.all(axis=tuple(a for a in axes if a != axis)) for axis in axes)
-
-
-def is_unknown(value: Any) -> bool:
-    """Whether it is no number, as a key of ``jax.random.key``, or is just being traced."""
-    return isinstance(value, Tracer) or jnp.issubdtype(
-        getattr(value, "dtype", float), jax.dtypes.prng_key
-    )
 
 
 def nowhere(aval: Any) -> Zeros:
