@@ -23,7 +23,7 @@ LIMIT = 2**24
 
 def note(arrays: Arrays, equation: Any, operands: Sequence[int], results: Sequence[int]) -> None:
     """Remembers how results are made, if they are of constants alone."""
-    if _can_be_made(arrays, equation, operands, results):
+    if _can_be_made(arrays, equation, operands):
         for number, ref in enumerate(results):
             arrays.made[ref] = Made(equation, tuple(operands), number)
 
@@ -34,16 +34,12 @@ def folded(
     """The results of a primitive as constants, if its operands are and it would fix them; or ()."""
     fixed = [(call.operands, place) for place, _ in found.fixed_operands]
     fixed += [(call.results, place) for place, _ in found.fixed_results]
-    avals = [var.aval for var in equation.outvars]
-    if (
-        not any(length(shapes[place.array][place.axis]) > 1 for shapes, place in fixed)
-        or not all(_is_small(aval) for aval in avals)
-        or not all(_is_known(arrays, ref) for ref in operands)
-        or not _is_plain(equation)
-    ):
+    would_fix = any(length(shapes[place.array][place.axis]) > 1 for shapes, place in fixed)
+    if not would_fix or not _can_be_made(arrays, equation, operands):
         return ()
     values = _evaluated(arrays, equation, operands)
-    return tuple(map(constant, [arrays] * len(avals), avals, values))
+    made = zip(equation.outvars, values, strict=True)
+    return tuple(constant(arrays, var.aval, value) for var, value in made)
 
 
 def places_of(arrays: Arrays, equation: Any, operands: Sequence[int]) -> np.ndarray | None:
@@ -53,12 +49,10 @@ def places_of(arrays: Arrays, equation: Any, operands: Sequence[int]) -> np.ndar
     return np.asarray(_value_of(arrays, operands[1]))
 
 
-def _can_be_made(
-    arrays: Arrays, equation: Any, operands: Sequence[int], results: Sequence[int]
-) -> bool:
+def _can_be_made(arrays: Arrays, equation: Any, operands: Sequence[int]) -> bool:
     return (
         _is_plain(equation)
-        and all(_is_small(arrays.avals[ref]) for ref in results)
+        and all(_is_small(var.aval) for var in equation.outvars)
         and all(_is_known(arrays, ref) for ref in operands)
     )
 
