@@ -10,6 +10,7 @@ from bbo.compaction.dead import follow
 from bbo.compaction.kernels import Kernel, find_kernels
 from bbo.compaction.tracing.arrays import Member, Program
 from bbo.compaction.tracing.flow.positions import shape_of
+from bbo.compaction.tracing.reading import entered
 
 Positions = dict[Member, np.ndarray]
 """int [channels, k] by an axis of an array, as in ``Group.members``."""
@@ -115,8 +116,8 @@ def _statistics(found: Channels) -> set[str]:
 
     def follow(program: Program) -> None:
         for step in program.steps:
-            for inner in step.inner:
-                pairs = zip(reversed(inner.inputs), reversed(step.operands), strict=False)
+            for inner, given in zip(step.inner, entered(step), strict=True):
+                pairs = zip(inner.inputs, given, strict=True)
                 sources.update({ref: of(outer) for ref, outer in pairs})
                 follow(inner)
             for number in STATISTICS.get(step.primitive.name, ()):
