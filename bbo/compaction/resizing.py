@@ -105,7 +105,7 @@ def _pad(sizes: Sizes, step: Step, operands: list[Any]) -> Array:
         # Where there is none, -1, the padding that comes behind.
         index = np.append(np.cumsum(kept) - 1, kept.sum())[tie.index[wanted, 0]]
         behind = [(0, int(a == axis), 0) for a in range(x.ndim)]
-        x = jnp.take(lax.pad(x, value, behind), index, axis=axis, mode="clip")
+        x = taken(lax.pad(x, value, behind), index, axis)
     return lax.pad(x, value, config)
 
 
