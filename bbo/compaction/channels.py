@@ -134,8 +134,8 @@ def find_channels(
       **kwargs: likewise, as ``train=False``.
 
     Raises:
-      UsageError: what ``updates`` picks has not the names and shapes of variables; nothing is split
-        into ``parts``, or not into so many.
+      UsageError: a variable is no array; what ``updates`` picks has not the names and shapes of
+        variables; nothing is split into ``parts``, or not into so many.
 
     >>> import jax.numpy as jnp
     >>> weights = {"in": jnp.ones((3, 8)), "out": jnp.ones((8, 2))}
@@ -283,6 +283,6 @@ def check_cut(found: Channels, cut: Cut) -> None:
             places = ", ".join(f"axis {axis} of {name}" for name, axis in taken)
             raise UsageError(
                 f"a channel of {group.name} is removed in part; it has positions on {places}; "
-                "make the cut with channels.cut_of"
+                "make the cut with compaction.cut_of"
             )
         cut_of([group], [units])

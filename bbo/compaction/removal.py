@@ -40,8 +40,9 @@ class Compact(NamedTuple):
     another program, in which what is removed is not dead. For that it holds on to the variables.
     """
     cut: Cut
+    """What was removed; ``removed=`` takes it, for another function of the same variables."""
     report: Report
-    """Why zero channels stay, and what is still as wide as it was; ``print`` it."""
+    """Why zero channels stay, and where the width that was still counts; ``print`` it."""
     inlined: tuple[str, ...] = ()
     """Functions with a ``jax.custom_jvp`` or ``jax.custom_vjp`` that cannot be done with fewer
     channels: they are the same, but their derivatives are those of their programs."""
@@ -59,26 +60,25 @@ def compact(
     """Removes the dead channels of ``function(variables, *inputs, **kwargs)``.
 
     Inputs, and what is computed from them, are taken as finite, and places that are looked up by
-    inputs, as rows of an embedding, as being there.
+    inputs, as rows of an embedding, as being there. Of a group of dead channels alone one stays.
 
     Args:
       function: any function that jax can trace.
-      variables: concrete arrays.
+      variables: concrete arrays; with ``removed`` they may be traced.
       *inputs: examples; ``jax.ShapeDtypeStruct`` will do. What is no array, as ``True`` or a name,
         is passed on as it is.
-      removed: what to remove instead, be it dead or alive, see ``channels.cut_of``. The cut of one
-        function of the variables, of a network at test, is that of another, of its training.
-      updates: picks from the result what are the next values of variables, see
-        ``channels.find_channels``; they have the sizes that are left.
-      parts: see ``channels.find_channels``. Heads and numbers within them go one after the other:
-        compact the smaller function again. A function with keywords of these names, ``removed``,
-        ``updates`` or ``parts``, has to be wrapped.
-      **kwargs: more inputs, as ``train=False``.
+      removed: what to remove instead, be it dead or alive, see ``cut_of``. The cut of one function
+        of the variables, of a network at test, is that of another, of its training.
+      updates: picks from the result what are the next values of variables, see ``find_channels``;
+        they have the sizes that are left.
+      parts: which part of a split axis has the channels, see ``find_channels``. Heads and numbers
+        within them go one after the other: compact the smaller function again.
+      **kwargs: more inputs, as ``train=False``. A function with keywords of its own that are called
+        ``removed``, ``updates`` or ``parts`` has to be wrapped.
 
     Raises:
-      UsageError: ``removed`` is not one of whole channels that can be removed; what ``updates``
-        picks has not the names and shapes of variables; the variables are traced, and ``removed``
-        is not given.
+      UsageError: ``removed`` is not one of whole channels that can be removed; the variables are
+        traced, and ``removed`` is not given; see ``find_channels`` too.
 
     Examples:
       >>> weights = {"in": jnp.array([[1.0, 0.0], [2.0, 0.0]]), "out": jnp.ones((2, 3))}
@@ -106,7 +106,8 @@ def compact(
     inlined = without_rules(sizes_of(found, cut))
     if inlined:
         logging.getLogger(__name__).warning(
-            "derivatives of their own are lost of %s", ", ".join(inlined)
+            "with fewer channels the derivatives of their programs stand in for their own: %s",
+            ", ".join(inlined),
         )
 
     def check(others: Channels) -> None:
