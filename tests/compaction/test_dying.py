@@ -21,3 +21,15 @@ def test_an_output_that_stays_does_not_count_as_zero():
     assert groups == [[], [("in", 1), ("out", 0)], []]  # the norm of an output sums its inputs
     small = bbo.shrink(cosine, weights, x, keep=0.5)
     assert small.variables["in"].shape == (6, 4) and small.variables["out"].shape == (4, 3)
+
+
+def grown(w, x):
+    small = lambda hidden: jnp.sum(hidden - w["limit"]) < 0  # noqa: E731
+    return jax.lax.while_loop(small, lambda hidden: hidden * w["gain"], x @ w["in"]) @ w["out"]
+
+
+def test_what_a_loop_multiplies_by_is_no_statistic_for_what_its_condition_subtracts():
+    weights = {"in": jnp.ones((3, 8)), "gain": jnp.ones(8), "limit": jnp.ones(8)}
+    found = find_channels(grown, weights | {"out": jnp.ones((8, 2))}, jnp.ones(3))
+    (dying,) = filter(None, dying_members(found))
+    assert {name for name, _ in dying} == {"in", "gain", "limit"}
