@@ -106,15 +106,15 @@ def train(
     Args, errors: as ``train_network``. RunError also if the disk takes no more.
 
     Returns:
-      the selected networks, and the count of work done; none, and nothing done, if some runs were
-      interrupted at other steps than others.
+      the selected networks, and the count of work done; none, and nothing done, if some runs have
+      been trained alone further than others.
     """
     config = runs[0].config.train
     with one_line_when_full(folders[0]), contextlib.ExitStack() as stack:
         managers = [stack.enter_context(checkpoint.open_checkpoints(path)) for path in folders]
         found, count = _restored(runs, managers)
         if not found:
-            tell("the runs were interrupted at different steps: each goes on alone")
+            tell("some runs have been trained further than others: each goes on alone")
             return [], start
         count = count or start
         poll = preemption.poller(should_stop, count)
@@ -131,7 +131,9 @@ def train(
             return parts
 
         def save(count: int, now: Together) -> None:
-            for run, manager, progress in zip(runs, managers, check(now), strict=True):
+            parts = check(now)
+            _wait_for(managers)  # so that no run is ever two checkpoints ahead of another
+            for run, manager, progress in zip(runs, managers, parts, strict=True):
                 checkpoint.save(manager, count, pack(run, progress))
 
         now = begun = steps.join(found)
@@ -146,27 +148,31 @@ def train(
             save(stop.args[0], now)
             raise
         finally:
-            for manager in managers:
-                manager.wait_until_finished()
+            _wait_for(managers)
     return [progress.best for progress in now.members], count
+
+
+def _wait_for(managers: Sequence[checkpoint.CheckpointManager]) -> None:
+    for manager in managers:
+        manager.wait_until_finished()
 
 
 def _restored(
     runs: Sequence[Run], managers: Sequence[checkpoint.CheckpointManager]
 ) -> tuple[list[Progress], int]:
-    """How far runs had come, and the count of work done; none if some stand elsewhere than others.
+    """How far runs had come, and the count of work done; none if some have come further.
+
+    Runs of which some were ended before their checkpoint was written all go back to the last one
+    that all of them have.
 
     Raises:
       RunError: no checkpoint can be read, or the network of one is not of finite numbers.
     """
-    restored = [
-        checkpoint.restore_newest(manager, pack(run, beginning(run)))
-        for manager, run in zip(managers, runs, strict=True)
-    ]
-    found = [unpack(run, tree) for run, (_, tree) in zip(runs, restored, strict=True)]
-    if len({(progress.epochs, len(progress.collected)) for progress in found}) > 1:
-        return [], 0
-    count = max(count for count, _ in restored)
+    found, count = _newest(runs, managers)
+    while len({(progress.epochs, len(progress.collected)) for progress in found}) > 1:
+        if not checkpoint.go_back(managers):
+            return [], 0
+        found, count = _newest(runs, managers)
     if count:
         done = len(found[0].collected) * runs[0].steps_per_call
         taken = f"{done} of {runs[0].steps_per_epoch} steps"
@@ -174,6 +180,17 @@ def _restored(
     for run, progress in zip(runs, found, strict=True):
         check_finite(run, progress, None)
     return found, count
+
+
+def _newest(
+    runs: Sequence[Run], managers: Sequence[checkpoint.CheckpointManager]
+) -> tuple[list[Progress], int]:
+    restored = [
+        checkpoint.restore_newest(manager, pack(run, beginning(run)))
+        for manager, run in zip(managers, runs, strict=True)
+    ]
+    found = [unpack(run, tree) for run, (_, tree) in zip(runs, restored, strict=True)]
+    return found, max(count for count, _ in restored)
 
 
 def is_due(every: int, epochs: int, progress: Progress) -> bool:

@@ -1,6 +1,7 @@
 """Checkpoints of a run, through Orbax; the newest two are kept, each with a digest."""
 
 import pathlib
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +68,30 @@ def newest(manager: ocp.CheckpointManager) -> pathlib.Path | None:
     """The folder of the newest checkpoint, if there is one."""
     count = manager.latest_step()
     return None if count is None else pathlib.Path(manager.directory) / str(count)
+
+
+def go_back(managers: Sequence[ocp.CheckpointManager]) -> bool:
+    """Removes the checkpoints that only some of several runs have, of runs trained together.
+
+    A run that is ended while it saves leaves some of them with one checkpoint more. What is
+    removed is made again; each run loses one checkpoint at most.
+
+    Args:
+      managers: from ``open_checkpoints``, of each run.
+
+    Returns:
+      whether some have been removed, so that the newest is the same of all, or all have none; not
+      if a run would lose more: then they have not been trained together.
+    """
+    found = [set(manager.all_steps()) for manager in managers]
+    common = max(set.intersection(*found), default=0)
+    newer = [{count for count in counts if count > common} for counts in found]
+    if any(len(counts) > 1 for counts in newer):
+        return False
+    for manager, counts in zip(managers, newer, strict=True):
+        for count in counts:
+            manager.delete(count)
+    return any(newer)
 
 
 def restore_newest(manager: ocp.CheckpointManager, like: PyTree) -> tuple[int, PyTree]:

@@ -1,6 +1,7 @@
 """Several runs trained as one program are the runs that they would be alone."""
 
 import itertools
+import shutil
 
 import jax
 import numpy as np
@@ -97,15 +98,30 @@ def test_members_that_were_stopped_go_on_together_or_alone(together, tmp_path):
 
 
 @pytest.mark.slow
-def test_members_that_stand_at_different_places_go_on_alone(tmp_path, capsys):
+@pytest.mark.parametrize("lacks", [0, 1])
+def test_a_checkpoint_that_some_members_lack_is_made_again(lacks, together, tmp_path):
+    killed = [tmp_path / str(index) for index in range(2)]
+    with pytest.raises(Preempted):
+        run_members(ALIKE[:2], killed, lambda count: count == 8)
+    newest = sorted((killed[lacks] / "checkpoints").iterdir(), key=lambda path: int(path.name))[-1]
+    shutil.rmtree(newest)
+    run_members(ALIKE[:2], killed)
+    for folder, expected in zip(killed, together, strict=True):
+        assert records(folder) == records(expected)
+        assert (folder / "curve.csv").read_bytes() == (expected / "curve.csv").read_bytes()
+
+
+@pytest.mark.slow
+def test_members_of_which_one_was_trained_on_go_on_alone(tmp_path, capsys):
     apart = [tmp_path / str(index) for index in range(2)]
     with pytest.raises(Preempted):
         run_members(ALIKE[:2], apart, lambda count: count == 6)  # before the first validation
-    with pytest.raises(Preempted):
-        run_experiment(ALIKE[0], apart[0], lambda count: count == 8)  # at the end of the epoch
+    for stop in (8, 10):  # at the end of the epoch, and in the next
+        with pytest.raises(Preempted):
+            run_experiment(ALIKE[0], apart[0], lambda count: count == stop)  # noqa: B023
     assert [len(records(folder)) for folder in apart] == [1, 0]
     results = run_members(ALIKE[:2], apart)
-    assert "interrupted at different steps: each goes on alone" in capsys.readouterr().err
+    assert "trained further than others: each goes on alone" in capsys.readouterr().err
     assert [result.workdir for result in results] == apart
     assert [len(records(folder)) for folder in apart] == [3, 3]
 

@@ -1,5 +1,7 @@
 """Checkpoints: what is saved comes back, bit for bit, on any number of devices."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,6 +91,32 @@ def test_a_checkpoint_that_cannot_be_read_is_told_in_a_line(tmp_path):
     damage(tmp_path / "damaged/checkpoints/4")
     with pytest.raises(RunError, match="damaged"):
         restore(tmp_path / "damaged", make_state())
+
+
+@pytest.mark.parametrize(
+    ("saved", "left"),
+    [
+        # Ended between two saves, at the beginning, and before the older of three was removed.
+        (([1, 2], [1]), ({"1"}, {"1"})),
+        (([1], []), (set(), set())),
+        (([2, 3], [1, 2]), ({"2"}, {"1", "2"})),
+        # Nothing to remove; two are too many.
+        (([1, 2], [1, 2]), None),
+        (([2, 3], [1]), None),
+        (([4, 5], []), None),
+    ],
+)
+def test_runs_go_back_to_what_all_have(saved, left, tmp_path):
+    places = [tmp_path / str(index) for index in range(2)]
+    for place, counts in zip(places, saved, strict=True):
+        save_all(place, counts)
+    before = tuple(map(folders_of, places))
+    with contextlib.ExitStack() as stack:
+        managers = [stack.enter_context(checkpoint.open_checkpoints(place)) for place in places]
+        assert checkpoint.go_back(managers) == (left is not None)
+        found = [checkpoint.restore_newest(manager, make_state())[0] for manager in managers]
+    assert tuple(map(folders_of, places)) == (left or before)
+    assert left is None or len(set(found)) == 1
 
 
 def folders_of(folder):
