@@ -1,40 +1,26 @@
 """The compiled programs of a run; each is traced once and serves every epoch and pruning point."""
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from bbo import pruning
-from bbo.data.augmentation import augment, normalize
-from bbo.models.create import create_model
 from bbo.noise.configured import create_regulariser
 from bbo.noise.regulariser import Regulariser, none
 from bbo.noise.schedule import strength_schedule
+from bbo.pipeline.configured import Images, batch_of, compiler_options, model_of
+from bbo.pipeline.measurements import create_measurements
 from bbo.pipeline.prunable import pruned_at, removed_at
 from bbo.settings.config import ExperimentConfig
 from bbo.training import devices
 from bbo.training.devices import AXIS, parallelise
-from bbo.training.evaluation import batch_sums
 from bbo.training.scanning import in_one_call
-from bbo.training.step import Clean, Recipe, TrainState, batch_axes, cross_entropy, train_step
-from bbo.types import Array, Batch, Params, PyTree, Rng, UsageError
-
-
-class Images(NamedTuple):
-    """A split on the devices, with the key of the randomness applied to it."""
-
-    image: Array
-    """uint8 [n, h, w, c]."""
-    label: Array
-    """int32 [n]."""
-    rng: Rng
+from bbo.training.step import Clean, Recipe, TrainState, batch_axes, train_step
+from bbo.types import Array, Params, PyTree, UsageError
 
 
 class Programs(NamedTuple):
@@ -75,66 +61,16 @@ def create_programs(
     Raises:
       UsageError: settings that this backend cannot combine.
     """
-    model = model_of(config, kept=kept)
-    if config.train.parallel == "pmap" and _compiler_options(config):
+    if config.train.parallel == "pmap" and compiler_options(config):
         raise UsageError("bfloat16 on CPU needs compiler options that pmap lacks; use parallel=jit")
     if config.train.parallel == "pmap" and config.train.steps_per_call > 1:
         raise UsageError("steps_per_call above 1 needs parallel=jit")
     if config.train.parallel == "pmap" and mesh.is_multi_process:
         raise UsageError("pmap works within one process; use parallel=jit over several")
-    everywhere = NamedSharding(mesh, PartitionSpec())
     train, *removing = create_train(config, optimizer, mesh, steps=steps, kept=kept)
-    return Programs(
-        model=model,
-        train=train,
-        removing=tuple(removing),
-        **{
-            name: jax.jit(
-                program,
-                static_argnums=0 if name == "mend" else (),
-                out_shardings=everywhere,
-                compiler_options=_compiler_options(config, name),
-            )
-            for name, program in _measurements(config, model, kept).items()
-        },
-    )
-
-
-def model_of(config: ExperimentConfig, **options: Any) -> nn.Module:
-    """The network of a configuration; options are those of ``create_model``."""
-    return create_model(
-        config.model,
-        num_classes=config.data.info.num_classes,
-        dtype=jnp.dtype(config.train.dtype),
-        **options,
-    )
-
-
-def _compiler_options(config: ExperimentConfig, program: str = "") -> dict[str, Any] | None:
-    """On CPU, some programs do without the YNN fusions.
-
-    In jaxlib 0.12 they give NaN in bfloat16 now and then; in jaxlib 0.10 least squares of some
-    shapes cannot run ("Instruction with unsupported layout in YNN fusion").
-    """
-    fails = config.train.dtype == "bfloat16" or program == "mend"
-    if fails and jax.default_backend() == "cpu":
-        return {"xla_cpu_experimental_ynn_fusion_type": ""}
-    return None
-
-
-def _batch_of(
-    config: ExperimentConfig, images: Images, choice: PyTree, augment_rng: Rng | None = None
-) -> Batch:
-    """Chosen images, augmented if there is a key, and normalised."""
-    info = config.data.info
-    pixels, index = images.image[choice["row"]], choice["index"]
-    if augment_rng is not None and config.data.augment:
-        pixels = augment(augment_rng, pixels, index=index, padding=info.padding, flip=info.flip)
-    return {
-        "image": normalize(pixels, info.mean, info.std, jnp.dtype(config.train.dtype)),
-        "label": images.label[choice["row"]],
-        "index": index,
-    }
+    measurements = create_measurements(config, mesh, kept=kept)
+    model = model_of(config, kept=kept)
+    return Programs(model=model, train=train, removing=tuple(removing), **measurements)
 
 
 def create_train(
@@ -161,7 +97,7 @@ def create_train(
             in_one_call(step, config.train.steps_per_call),
             parallel=config.train.parallel,
             mesh=mesh,
-            options=_compiler_options(config),
+            options=compiler_options(config),
         )
 
     how = {"steps": steps, "mapped": mapped, "kept": kept}
@@ -187,7 +123,7 @@ def create_members_step(
         in_one_call(together, config.train.steps_per_call),
         donate_argnums=0,
         out_shardings=NamedSharding(mesh, PartitionSpec()),
-        compiler_options=_compiler_options(config),
+        compiler_options=compiler_options(config),
     )
 
 
@@ -232,7 +168,7 @@ def _train_step(
 
     def step(state: TrainState, images: Images, choice: PyTree) -> Any:
         augment_rng, noise_rng = jax.random.split(images.rng)
-        batch = _batch_of(config, images, choice, jax.random.fold_in(augment_rng, state.step))
+        batch = batch_of(config, images, choice, jax.random.fold_in(augment_rng, state.step))
         return train_step(state, batch, noise_rng, recipe(regulariser=regulariser_at(state.step)))
 
     return step
@@ -247,48 +183,3 @@ def _clean(config: ExperimentConfig, removed: float | None) -> Clean:
     # With programs of their own, whole steps without noise are not drawn within this one.
     share = noise.clean_share if removed is None or each_step else 0.0
     return Clean(share, each_step=each_step, distill=noise.distill, ascent=noise.ascent)
-
-
-def _measurements(
-    config: ExperimentConfig, model: nn.Module, kept: Mapping[str, int] | None
-) -> dict[str, Callable]:
-    """The programs that change no parameter."""
-    # With momentum 0 the running statistics become those of the batch.
-    forgetful = dataclasses.replace(config.model, norm_momentum=0.0, final_norm_momentum=0.0)
-    measuring = model_of(dataclasses.replace(config, model=forgetful), kept=kept)
-
-    def evaluate_batch(variables: PyTree, images: Images, choice: PyTree) -> dict[str, Array]:
-        batch = _batch_of(config, images, choice)
-        logits = model.apply(variables, batch["image"], train=False)
-        return batch_sums(logits, batch["label"], choice["valid"])
-
-    def augmented(images: Images, choice: PyTree) -> Array:
-        # The first row tells batches apart: each is augmented in its own way, the same each time.
-        augment_rng = jax.random.fold_in(images.rng, choice["row"][0])
-        return _batch_of(config, images, choice, augment_rng)["image"]
-
-    def moments(variables: PyTree, images: Images, choice: PyTree) -> PyTree:
-        batch = augmented(images, choice)
-        _, updates = measuring.apply(variables, batch, train=True, mutable=["batch_stats"])
-        return updates["batch_stats"]
-
-    def mended(
-        mend: Callable[..., PyTree], dense: PyTree, pruned: PyTree, images: Images, choice: PyTree
-    ) -> PyTree:
-        return mend(model, dense, pruned, augmented(images, choice), norm=pruning.norm_of)
-
-    def gradients(variables: PyTree, images: Images, choice: PyTree) -> Params:
-        batch = _batch_of(config, images, choice)
-
-        def loss(params: Params) -> Array:
-            logits = model.apply(variables | {"params": params}, batch["image"], train=False)
-            return jnp.mean(cross_entropy(logits, batch["label"]))
-
-        return jax.grad(loss)(variables["params"])
-
-    return {
-        "evaluate": evaluate_batch,
-        "moments": moments,
-        "mend": mended,
-        "gradients": gradients,
-    }

@@ -13,9 +13,10 @@ import numpy as np
 from bbo import compaction, pruning, trees
 from bbo.compaction.channels import Channels
 from bbo.files import read_lines, sealed, write_lines
+from bbo.pipeline.measuring import create_measure
 from bbo.pipeline.points import CurveTools, Point, points_of, pruning_curve, settings_at
 from bbo.pipeline.prunable import prunable, pruner_of
-from bbo.pipeline.run import Run, Trained, accuracy_on, choices
+from bbo.pipeline.run import Run, Trained, choices
 from bbo.pruning.recovery.by_name import FUNCTIONS as RECOVER
 from bbo.pruning.recovery.by_name import Context
 from bbo.pruning.units import Units, channel_scores, describe, tie_scores
@@ -165,10 +166,6 @@ def curve_tools(run: Run, variables: PyTree, poll: Poll) -> CurveTools:
         how: dict[str, Any] = {"granularity": granularity, "channels": channels}
         return pruner_of(run.config, params, scored, **how)
 
-    def measure(variables: PyTree) -> dict[str, float]:
-        on_validation = accuracy_on(run, "validation", variables, poll)
-        return on_validation | accuracy_on(run, "test", variables, poll)
-
     def compact(pruned: PyTree) -> dict[str, float]:
         cut = compaction.dead_channels(found, pruned)
         return {"macs_compact": compaction.shares_left(pruned, cut, run.macs)["macs"]}
@@ -180,7 +177,7 @@ def curve_tools(run: Run, variables: PyTree, poll: Poll) -> CurveTools:
     return CurveTools(
         prepare=prepare,
         mend=mend,
-        evaluate=measure,
+        evaluate=create_measure(run, found, poll),
         macs=run.macs,
         compact=compact,
     )

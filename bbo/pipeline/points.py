@@ -78,6 +78,7 @@ def pruning_curve(
       ``tools.evaluate`` are missing then, and those of what is kept if it could not be pruned.
     """
     left = points_of(config) if points is None else points
+    whole: dict[str, dict[str, Any]] = {}
     for granularity, of_granularity in itertools.groupby(left, operator.itemgetter(0)):
         pruner, why = _attempt(functools.partial(tools.prepare, granularity))
         for sparsity, of_sparsity in itertools.groupby(of_granularity, operator.itemgetter(1)):
@@ -85,7 +86,14 @@ def pruning_curve(
             found, error = _attempt(prune) if pruner else (None, why)
             pruned, kept = found or (None, {})
             for point in of_sparsity:
-                measured = _measured(pruned, point[2], tools) if found else {"error": error}
+                recovery = point[2]
+                # Where nothing is removed the network is the same, whatever would be.
+                known = whole.get(recovery) if found and sparsity == 0 else None
+                measured = known or (
+                    _measured(pruned, recovery, tools) if found else {"error": error}
+                )
+                if sparsity == 0 and not measured["error"]:
+                    whole[recovery] = measured
                 yield settings_at(config, point) | kept | measured
 
 

@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 from bbo.compaction.cost import layer_macs
 from bbo.data.augmentation import epoch_indices
 from bbo.data.datasets import Dataset, load_dataset
-from bbo.pipeline.compiled import Images, Programs, create_programs, create_train
+from bbo.pipeline.compiled import Programs, create_programs, create_train
+from bbo.pipeline.configured import Images
 from bbo.pipeline.prunable import check_selections
 from bbo.settings.config import ExperimentConfig
 from bbo.training import preemption, scanning

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bbo.pipeline.compiled import Images, create_members_step
+from bbo.pipeline.compiled import create_members_step
+from bbo.pipeline.configured import Images
 from bbo.pipeline.loop import Steps, Together, train
 from bbo.pipeline.progress import Progress
 from bbo.pipeline.run import Run, spread_over_devices, training_choices
@@ -59,7 +60,7 @@ def train_together(
     """Trains runs to the end, each with metrics and checkpoints in its own folder.
 
     Up to rounding, each is the run that it would be alone; it can be gone on with alone too. Runs
-    of which some were interrupted elsewhere than others are left as they are.
+    of which some have since been trained further alone are left as they are.
 
     The ``seconds`` of an epoch, and hence ``seconds_to_train``, are in the record of each member
     those of all together: what the computation took, and not to be added up over members.

@@ -66,6 +66,7 @@ CLEAN_IN = ("steps", "each_step")
 UNITS = ("weight", "kernel", "filter")
 SCOPES = ("local", "layer", "global", "group")
 MEANINGS = ("published", "clean")
+EVALUATIONS = ("auto", "masked", "compact")
 CRITERIA: dict[str, tuple[str, ...]] = {
     "l2": UNITS,
     "l1": UNITS,

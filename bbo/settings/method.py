@@ -9,7 +9,7 @@ from bbo.settings.workdir import PLACES
 
 POINTS = ("sparsities", "granularity", "recovery")
 """Settings that say at which points a network is measured, and change no number there."""
-NO_PART = ("seed", *PLACES, "parallel", "checkpoint_every", *POINTS)
+NO_PART = ("seed", *PLACES, "parallel", "checkpoint_every", "evaluate", *POINTS)
 """Settings that make no other method: what changes nothing but rounding, the seed, the points."""
 
 

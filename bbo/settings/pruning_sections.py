@@ -3,7 +3,15 @@
 import dataclasses
 import itertools
 
-from bbo.settings.catalog import CRITERIA, MEANINGS, RECOVERIES, SCHEDULES, SCOPES, UNITS
+from bbo.settings.catalog import (
+    CRITERIA,
+    EVALUATIONS,
+    MEANINGS,
+    RECOVERIES,
+    SCHEDULES,
+    SCOPES,
+    UNITS,
+)
 from bbo.settings.fields import check_choices, check_pattern, check_range, setting
 from bbo.settings.sections import MOST_EPOCHS
 
@@ -54,6 +62,12 @@ class PruningConfig:
         some_of=RECOVERIES,
     )
     recovery_images: int = setting(5120, "training images that a recovery may look at, >= 1")
+    evaluate: str = setting(
+        "auto",
+        "pruned networks are measured with zeros in place (masked), without their dead channels "
+        "(compact; the same up to rounding), or so where it saves more than compiling costs (auto)",
+        one_of=EVALUATIONS,
+    )
 
     def __post_init__(self):
         check_choices(self)

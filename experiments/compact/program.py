@@ -203,7 +203,7 @@ def networks_of(run: Any, variables: dict[str, Any]) -> dict[str, Any]:
     """Each set of variables with the function that runs it."""
     from bbo.compaction.timing import Timed
     from bbo.models.create import kept_channels
-    from bbo.pipeline.compiled import model_of
+    from bbo.pipeline.configured import model_of
 
     return {
         name: Timed(model_of(run.config, kept=kept_channels(of["params"])).apply, of)

@@ -17,7 +17,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bbo import compaction
 from bbo.compaction.cost import array_bytes, num_params
-from bbo.pipeline.compiled import Images, create_programs
+from bbo.pipeline.compiled import create_programs
+from bbo.pipeline.configured import Images
 from bbo.settings.config import ExperimentConfig, override
 from bbo.training.devices import AXIS, check_divides, data_mesh
 from bbo.training.optimizer import create_optimizer

@@ -11,7 +11,7 @@ from bbo.compaction.channels import find_channels
 from bbo.noise.configured import create_regulariser
 from bbo.noise.regulariser import none
 from bbo.noise.schedule import strength_schedule
-from bbo.pipeline.compiled import model_of
+from bbo.pipeline.configured import model_of
 from bbo.pipeline.prunable import pruned_at
 from bbo.settings.config import ExperimentConfig, override
 from bbo.types import UsageError

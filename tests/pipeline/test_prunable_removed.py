@@ -9,7 +9,7 @@ import pytest
 from bbo import pruning
 from bbo.noise.regulariser import Regulariser, draw_share
 from bbo.noise.schedule import draw_removed
-from bbo.pipeline.compiled import model_of
+from bbo.pipeline.configured import model_of
 from bbo.pipeline.loop import train_network
 from bbo.pipeline.prunable import pruned_at, removed_at
 from bbo.pipeline.run import set_up, training_batches

@@ -8,7 +8,7 @@ import pytest
 
 from bbo import pruning, trees
 from bbo.pipeline import prunable
-from bbo.pipeline.compiled import model_of
+from bbo.pipeline.configured import model_of
 from bbo.settings.config import ExperimentConfig, override
 from bbo.types import UsageError
 

@@ -15,7 +15,7 @@ from bbo.compaction.staying import Staying
 from bbo.compaction.timing import Timed, jax_call
 from bbo.data.augmentation import normalize
 from bbo.models.create import kept_channels
-from bbo.pipeline.compiled import model_of
+from bbo.pipeline.configured import model_of
 from bbo.pipeline.curve import curve_tools, find_channels
 from bbo.pipeline.run import Run, accuracy_on, set_up
 from bbo.pipeline.shrinking.goal import Goal, out_of_reach, share_of_time, sparsities_for

@@ -10,7 +10,7 @@ from shrunken import CONFIG
 
 from bbo import compaction
 from bbo.models.create import kept_channels
-from bbo.pipeline.compiled import model_of
+from bbo.pipeline.configured import model_of
 from bbo.pipeline.run import set_up
 from bbo.pipeline.shrinking import gradual as stepwise
 from bbo.pipeline.shrinking import shrink as shrinking
