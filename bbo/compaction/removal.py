@@ -6,6 +6,7 @@ changes nothing; the program is done again with the sizes that are left.
 """
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
@@ -169,11 +170,15 @@ def shares_left(variables: PyTree, cut: Cut, macs: Mapping[str, int]) -> dict[st
       cut: from ``dead_channels`` or ``cut_of``.
       macs: multiply-adds of the whole network, by kernel.
     """
-    small = jax.eval_shape(lambda: smaller(variables, cut))
-    left, whole = (
-        {name: leaf.size for name, leaf in trees.flatten(tree["params"]).items()}
-        for tree in (small, variables)
-    )
+    leaves = trees.flatten(variables["params"])
+    whole = {name: leaf.size for name, leaf in leaves.items()}
+    left = {
+        name: math.prod(
+            size - len(cut.get((f"params/{name}", axis), ()))
+            for axis, size in enumerate(leaf.shape)
+        )
+        for name, leaf in leaves.items()
+    }
     kept = sum(count * left[name] / whole[name] for name, count in macs.items())
     return {
         "macs": kept / sum(macs.values()),

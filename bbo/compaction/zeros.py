@@ -1,5 +1,6 @@
 """Where an array is zero for all inputs: of what is known, and of what a primitive makes of it."""
 
+import functools
 import itertools
 from collections.abc import Container, Sequence
 from typing import Any
@@ -225,8 +226,25 @@ def _values_at(
         else (value,)
         for i, (value, dtype) in enumerate(zip(values, dtypes, strict=True))
     ]
+    chosen = [
+        tuple(
+            (dtype, np.asarray(x, dtype).tobytes())
+            for x, dtype in zip(numbers, dtypes, strict=True)
+        )
+        for numbers in itertools.product(*signed)
+    ]
+    params = tuple(sorted(step.params.items()))
+    try:
+        return [_value(step.primitive, params, numbers) for numbers in chosen]
+    except TypeError:  # parameters that cannot be looked up
+        return [_value.__wrapped__(step.primitive, params, numbers) for numbers in chosen]
+
+
+@functools.lru_cache(maxsize=4096)
+def _value(
+    primitive: Any, params: tuple[tuple[str, Any], ...], numbers: tuple[tuple[Any, bytes], ...]
+) -> np.ndarray:
+    """What a primitive gives for single numbers; remembered, as networks ask for few of them."""
     with jax.ensure_compile_time_eval():
-        return [
-            np.asarray(step.primitive.bind(*map(jnp.asarray, numbers, dtypes), **step.params))
-            for numbers in itertools.product(*signed)
-        ]
+        given = [jnp.asarray(np.frombuffer(data, dtype)[0], dtype) for dtype, data in numbers]
+        return np.asarray(primitive.bind(*given, **dict(params)))

@@ -7,6 +7,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 
+from tqdm import tqdm
+
 from bbo.files import read_lines, sealed, set_aside, write_lines
 from bbo.pipeline.progress import Progress, steps_done
 from bbo.pipeline.run import Run
@@ -89,4 +91,4 @@ def recorder(
 def tell(message: str) -> None:
     """Says something about the run, once for all its processes."""
     if is_first_process():
-        print(message, file=sys.stderr)
+        tqdm.write(message, file=sys.stderr)  # above a bar, if there is one

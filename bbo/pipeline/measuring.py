@@ -7,13 +7,14 @@ import jax
 from bbo import compaction
 from bbo.compaction.channels import Channels
 from bbo.models.create import kept_channels
+from bbo.pipeline.epoch_log import tell
 from bbo.pipeline.measurements import create_measurements
 from bbo.pipeline.run import Run, accuracy_on
 from bbo.training.devices import replicate
 from bbo.training.preemption import Poll
 from bbo.types import PyTree
 
-COMPILING = 1e9
+COMPILING = 3e9
 """Multiply-adds in whose time the program of one more convolution is compiled, on a CPU."""
 
 
@@ -38,6 +39,8 @@ def create_measure(run: Run, found: Channels, poll: Poll) -> Callable[[PyTree], 
         small = compaction.smaller(variables, cut)
         kept = kept_channels(small["params"])
         key = frozenset(kept.items())
+        if not programs:
+            tell("pruned networks are measured at the size that is left")
         if key not in programs:
             programs[key] = create_measurements(run.config, run.mesh, kept=kept)["evaluate"]
         here = run._replace(programs=run.programs._replace(evaluate=programs[key]))
