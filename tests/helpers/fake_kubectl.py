@@ -1,8 +1,13 @@
 """A stand-in for kubectl, which notes how it is called and keeps its JobSets in a file."""
 
 import json
+import os
 
 from launching import write_program
+
+from experiments.command_line.program import run_program
+from launch.k8s import jobset
+from launch.k8s import program as k8s
 
 SPEC = """
 SCRIPT = "json"
@@ -43,13 +48,15 @@ state.write_text(json.dumps(held))
 
 
 def install(place, monkeypatch):
-    """Puts it on the path, and a spec of three runs in the folder."""
+    """Puts it on the path, and goes to the folder, in which is a spec of three runs."""
     (place / "bin").mkdir()
     write_program(place / "bin/kubectl", KUBECTL)
     (place / "spec.py").write_text(SPEC)
     monkeypatch.setenv("KUBECTL_LOG", str(place / "kubectl"))
     monkeypatch.setenv("KUBECTL_STATE", str(place / "state"))
     monkeypatch.setenv("PATH", str(place / "bin"), prepend=":")
+    monkeypatch.chdir(place)
+    return place
 
 
 def finish(place, index):
@@ -63,3 +70,15 @@ def calls(place):
         [arguments, [item["metadata"]["name"] for item in given]]
         for arguments, given in map(json.loads, (place / "kubectl").read_text().splitlines())
     ]
+
+
+def launch(*further, out="out"):
+    """Starts the launcher in the folder, which is the volume's; gives its exit status."""
+    flags = ("--image=lab/bbo:1", "--queue=lab", f"--volume=nfs:{os.getcwd()}")
+    argv = ["k8s", "spec.py", out, *flags, *further]
+    return run_program(k8s.main, k8s.FLAGS, argv, positional=("SPEC", "OUT"))
+
+
+def name_of(place):
+    """What the sweep is called."""
+    return jobset.sweep_name("nfs", place / "out")
