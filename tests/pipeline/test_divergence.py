@@ -6,26 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_run import SMALL
 
 from bbo.pipeline.divergence import check_finite
 from bbo.pipeline.experiment import run_experiment, run_members
 from bbo.pipeline.loop import train_network
 from bbo.pipeline.progress import Progress
 from bbo.pipeline.run import set_up
-from bbo.settings.config import ExperimentConfig, override
+from bbo.settings.config import override
 from bbo.training.step import TrainState
 from bbo.types import Preempted, RunError
-
-SMALL = override(
-    ExperimentConfig(),
-    epochs=3,
-    batch_size=256,
-    width=0.25,
-    checkpoint_every=1,
-    sparsities=(0.0,),
-    granularity=("filter",),
-)
-"""An epoch is five steps."""
 
 
 def progress(kernel=1.0, variance=1.0, average=1.0, calls=()):

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import pytest
+from small_run import SMALL, records
 
 from bbo import files
 from bbo.pipeline import compiled, experiment, loop, stages
@@ -14,19 +15,9 @@ from bbo.pipeline.experiment import run_experiment
 from bbo.pipeline.run import Trained
 from bbo.pruning import pruner
 from bbo.settings import workdir as workdirs
-from bbo.settings.config import ExperimentConfig, override
 from bbo.types import UsageError
 
 pytestmark = pytest.mark.slow
-SMALL = override(
-    ExperimentConfig(),
-    epochs=3,
-    batch_size=256,
-    width=0.25,
-    checkpoint_every=1,
-    sparsities=(0.0, 0.5),
-    granularity=("filter",),
-)
 FILES = set(
     ".lock config.json metrics.jsonl tensorboard checkpoints curve.csv curve.png "
     "summary.json SHA256SUMS".split()
@@ -50,13 +41,6 @@ def networks(monkeypatch):
 
     monkeypatch.setattr(stages, "prune_network", spy)
     return seen
-
-
-def records(folder):
-    """The metrics of each epoch, but for the time that it took."""
-    found = files.read_lines(folder / "metrics.jsonl")
-    assert all(record["seconds"] > 0 for record in found)
-    return [{k: v for k, v in record.items() if k != "seconds"} for record in found]
 
 
 def check_identical(first, second):

@@ -4,23 +4,16 @@ import json
 import shutil
 
 import pytest
+import small_run
 
 from bbo import files
 from bbo.pipeline import loop
 from bbo.pipeline.curve import _known
 from bbo.pipeline.experiment import run_experiment
 from bbo.pipeline.points import points_of
-from bbo.settings.config import ExperimentConfig, override
+from bbo.settings.config import override
 
-SMALL = override(
-    ExperimentConfig(),
-    epochs=2,
-    batch_size=256,
-    width=0.25,
-    checkpoint_every=1,
-    sparsities=(0.0, 0.5),
-    granularity=("filter",),
-)
+SMALL = override(small_run.SMALL, epochs=2)
 
 
 @pytest.fixture(scope="module")

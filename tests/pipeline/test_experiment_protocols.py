@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_run
 
 from bbo import files
 from bbo.pipeline.experiment import run_experiment
@@ -14,14 +15,7 @@ from bbo.training.step import TrainState
 from bbo.types import RunError
 from experiments import presets as configs
 
-SMALL = {
-    "epochs": 2,
-    "batch_size": 256,
-    "width": 0.25,
-    "checkpoint_every": 1,
-    "sparsities": (0.0, 0.5),
-    "granularity": ("filter",),
-}
+SMALL = small_run.SETTINGS | {"epochs": 2}
 
 
 @pytest.mark.parametrize("accuracies", [[0.1, 0.7, 0.3], [0.7, 0.1, 0.7], [1 / 3, 1 / 3, 0.2]])

@@ -10,6 +10,8 @@ import time
 import jax
 import numpy as np
 import pytest
+import small_run
+from small_run import records
 
 from bbo import files
 from bbo.pipeline.experiment import read_result, run_experiment
@@ -22,21 +24,9 @@ from bbo.settings.workdir import is_finished
 from bbo.training import preemption
 from bbo.types import Preempted, UsageError
 
-SETTINGS = {
-    "epochs": 3,
-    "batch_size": 256,
-    "width": 0.25,
-    "checkpoint_every": 50,
-    "sparsities": (0.0, 0.5),
-    "granularity": ("filter",),
-}
+SETTINGS = small_run.SETTINGS | {"checkpoint_every": 50}
 SMALL = override(ExperimentConfig(), **SETTINGS)
 """An epoch is five steps, one batch of validation and the end of it: seven counts."""
-
-
-def records(folder):
-    found = files.read_lines(folder / "metrics.jsonl")
-    return [{k: v for k, v in record.items() if k != "seconds"} for record in found]
 
 
 def check_equal(folder, expected):

@@ -6,8 +6,8 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from small_run import records
 
-from bbo import files
 from bbo.pipeline import loop, progress
 from bbo.pipeline.experiment import run_experiment, run_members
 from bbo.pipeline.run import set_up, training_batches
@@ -32,11 +32,6 @@ SMALL = override(
     granularity=("filter",),
 )
 ALIKE = [override(SMALL, seed=seed, rate=rate) for seed, rate in ((0, 0.1), (7, 0.1), (7, 0.4))]
-
-
-def records(folder):
-    found = files.read_lines(folder / "metrics.jsonl")
-    return [{k: v for k, v in record.items() if k != "seconds"} for record in found]
 
 
 @pytest.mark.slow
