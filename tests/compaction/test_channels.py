@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax import lax
+from layers import conv
 
 from bbo import types
 from bbo.compaction import channels
@@ -28,12 +29,6 @@ def removable(function, variables, *shapes):
         for group in found.removable
         if group.size > 1
     ]
-
-
-def conv(x, kernel, groups=1):
-    return lax.conv_general_dilated(
-        x, kernel, (1, 1), "SAME", None, None, ("NHWC", "HWIO", "NHWC"), groups
-    )
 
 
 def test_dense():
@@ -94,7 +89,9 @@ def test_flatten_repeats():
 def test_grouped_convolution_lives_and_dies_in_groups():
     w = weights(a=(1, 1, 3, 4), grouped=(3, 3, 2, 6), b=(6, 5))
     assert removable(
-        lambda w, x: conv(conv(x, w["a"]), w["grouped"], 2).sum((1, 2)) @ w["b"], w, (1, 4, 4, 3)
+        lambda w, x: conv(conv(x, w["a"]), w["grouped"], groups=2).sum((1, 2)) @ w["b"],
+        w,
+        (1, 4, 4, 3),
     ) == [
         {
             ("a", 3): [[0, 1], [2, 3]],
@@ -107,7 +104,9 @@ def test_grouped_convolution_lives_and_dies_in_groups():
 def test_depthwise_convolution_with_two_filters_each():
     w = weights(a=(1, 1, 3, 2), depthwise=(3, 3, 1, 4), b=(4, 5))
     assert removable(
-        lambda w, x: conv(conv(x, w["a"]), w["depthwise"], 2).sum((1, 2)) @ w["b"], w, (1, 4, 4, 3)
+        lambda w, x: conv(conv(x, w["a"]), w["depthwise"], groups=2).sum((1, 2)) @ w["b"],
+        w,
+        (1, 4, 4, 3),
     ) == [{("a", 3): [0, 1], ("b", 0): [[0, 1], [2, 3]], ("depthwise", 3): [[0, 1], [2, 3]]}]
 
 

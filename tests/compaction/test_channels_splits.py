@@ -6,17 +6,12 @@ import masking
 import numpy as np
 import pytest
 from jax import lax
+from layers import conv
 
 from bbo import compaction, types
 from bbo.compaction import channels
 
 TOKENS, IMAGES = jnp.ones((2, 5, 6)), jnp.ones((2, 4, 4, 6))
-
-
-def conv(x, kernel, groups=1):
-    return lax.conv_general_dilated(
-        x, kernel, (1, 1), "SAME", None, None, ("NHWC", "HWIO", "NHWC"), groups
-    )
 
 
 def attended(q, k, v):

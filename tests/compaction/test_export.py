@@ -10,6 +10,7 @@ import networks
 import numpy as np
 import pytest
 from jax import lax
+from layers import conv
 
 from bbo import compaction, trees
 from bbo.compaction import export
@@ -69,9 +70,7 @@ def test_a_compacted_network_is_written_and_checked(compacted, kind, tmp_path):
 
 def plain(variables, images):
     """A network of few lines."""
-    numbers = ("NHWC", "HWIO", "NHWC")
-    kernel = variables["kernel"]
-    x = lax.conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=numbers)
+    x = conv(images, variables["kernel"])
     return jax.nn.relu(x).reshape(images.shape[0], -1) @ variables["head"]
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import networks
 import pytest
 from flax import linen as nn
-from jax import lax
+from layers import conv
 
 from bbo import compaction
 from bbo.compaction import export
@@ -16,8 +16,7 @@ W = {"a": jax.random.normal(KEY, (3, 3, 3, 8)).at[..., :4].set(0.0), "o": jnp.on
 
 
 def convolved(w, x):
-    names = ("NHWC", "HWIO", "NHWC")
-    return lax.conv_general_dilated(x, w["a"], (1, 1), "SAME", dimension_numbers=names)
+    return conv(x, w["a"])
 
 
 def pooled(w, x, padding):

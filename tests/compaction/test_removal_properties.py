@@ -6,6 +6,7 @@ import masking
 import numpy as np
 import pytest
 from jax import lax
+from layers import conv
 
 CHANNELS, LAYERS = 4, 5
 
@@ -40,9 +41,7 @@ def random_network(seed):
             x = outputs[first]
             x = x + outputs[second] if kind == "sum" else x
             x = jnp.concatenate([x, outputs[second]], -1) if kind == "concat" else x
-            dimensions = ("NHWC", "HWIO", "NHWC")
-            kernel = variables[f"{number}/kernel"]
-            x = lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=dimensions)
+            x = conv(x, variables[f"{number}/kernel"])
             if has_norm:
                 mean, var, scale = (variables[f"{number}/{n}"] for n in ("mean", "var", "scale"))
                 x = (x - mean) * lax.rsqrt(var + 1e-5) * scale

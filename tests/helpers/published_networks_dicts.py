@@ -3,20 +3,8 @@
 import jax
 import jax.numpy as jnp
 from jax import lax
+from layers import conv
 from published_networks import Published, drawn, images, tokens
-
-LAYOUT = ("NHWC", "HWIO", "NHWC")
-
-
-def convolved(params, x, stride=1, groups=1):
-    return lax.conv_general_dilated(
-        x,
-        params["w"],
-        (stride, stride),
-        "SAME",
-        dimension_numbers=LAYOUT,
-        feature_group_count=groups,
-    )
 
 
 def apply_mobilenet(variables, x):
@@ -31,12 +19,12 @@ def apply_mobilenet(variables, x):
         return jax.nn.relu((x - averages[0]) * scale + own["offset"])
 
     name = "mobilenet_v1/~/"
-    x = norm(f"{name}initial_batchnorm", convolved(params[f"{name}initial_conv"], x, 2))
+    x = norm(f"{name}initial_batchnorm", conv(x, params[f"{name}initial_conv"]["w"], 2))
     for i, stride in enumerate((1, 2)):
         block = f"{name}mobilenet_v1_block_{i}/~/"
-        depthwise = params[f"{block}depthwise_conv"]
-        x = norm(f"{block}batchnorm", convolved(depthwise, x, stride, groups=x.shape[-1]))
-        x = norm(f"{block}batchnorm_1", convolved(params[f"{block}pointwise_conv"], x))
+        depthwise = params[f"{block}depthwise_conv"]["w"]
+        x = norm(f"{block}batchnorm", conv(x, depthwise, stride, groups=x.shape[-1]))
+        x = norm(f"{block}batchnorm_1", conv(x, params[f"{block}pointwise_conv"]["w"]))
     head = params[f"{name}logits"]
     return x.mean((1, 2)) @ head["w"] + head["b"]
 

@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+from mistakes import check_told
 
 from bbo.types import RunError, UsageError
 from experiments.command_line.program import run_program
@@ -175,8 +176,7 @@ def test_csv(out, tmp_path, capsys):
 
 def check_error(out, capsys, argv, message):
     assert show(out, *argv) == 2
-    printed, told = capsys.readouterr()
-    assert printed == "" and message in told and told.count("\n") == 1
+    check_told(capsys, message)
 
 
 def test_mistakes_end_in_one_line(out, tmp_path, capsys):

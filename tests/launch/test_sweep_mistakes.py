@@ -1,6 +1,7 @@
 """Every mistake in a sweep ends in one clear line before anything is written."""
 
 import pytest
+from mistakes import check_told
 
 from bbo.types import UsageError
 from experiments.command_line.program import run_program
@@ -13,9 +14,7 @@ def command(*argv):
 
 def check_refused(capsys, path, out, message):
     assert command(str(path), str(out)) == 2
-    printed, told = capsys.readouterr()
-    assert printed == "" and told.startswith("error: ") and told.count("\n") == 1
-    assert message.format(spec=path, out=out) in told
+    check_told(capsys, message.format(spec=path, out=out))
     assert not out.exists()
 
 

@@ -12,12 +12,6 @@ from bbo.types import UsageError
 SMALL = ("small_cnn", "vgg11", "thin_resnet18", "resnet50", "wrn10_1")
 
 
-@pytest.fixture(autouse=True)
-def _strict():
-    with jax.numpy_rank_promotion("raise"):
-        yield
-
-
 @pytest.mark.parametrize(
     ("name", "conv_bias", "count"),
     [

@@ -13,12 +13,6 @@ from flax import traverse_util
 from bbo.models.create import create_model
 
 
-@pytest.fixture(autouse=True)
-def _strict():
-    with jax.numpy_rank_promotion("raise"):
-        yield
-
-
 @pytest.mark.parametrize("name", torch_names.NETWORKS)
 def test_golden_network(golden_dir, name):
     golden = torch_names.load(golden_dir, name)

@@ -12,12 +12,6 @@ from jax import lax
 from bbo.models.layers import BatchNorm, TrainedBatchNorm, conv2d, max_pool, xavier_uniform
 
 
-@pytest.fixture(autouse=True)
-def _strict():
-    with jax.numpy_rank_promotion("raise"):
-        yield
-
-
 @pytest.mark.parametrize("shape", [(3, 3, 5, 7), (1, 1, 4, 6), (6, 4)])
 def test_xavier_uniform_is_that_of_jax_with_gain_sqrt_2(shape):
     key = jax.random.key(3)

@@ -4,16 +4,9 @@ import functools
 
 import jax
 import numpy as np
-import pytest
 from flax import traverse_util
 from jax import lax
 from networks import build, draw, random_images
-
-
-@pytest.fixture(autouse=True)
-def _strict():
-    with jax.numpy_rank_promotion("raise"):
-        yield
 
 
 def statistics(model, variables, images):

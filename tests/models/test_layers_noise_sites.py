@@ -13,12 +13,6 @@ from bbo.models.resnet import BasicBlock, BottleneckBlock
 from bbo.models.wide_resnet import WideBlock
 
 
-@pytest.fixture(autouse=True)
-def _strict():
-    with jax.numpy_rank_promotion("raise"):
-        yield
-
-
 @pytest.mark.parametrize(
     ("name", "sites"),
     [

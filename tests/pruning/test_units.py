@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import masking
 import numpy as np
 import pytest
+from layers import conv
 
 from bbo import compaction, pruning
 from bbo.compaction import channels
@@ -118,15 +119,8 @@ def test_names_and_orders_of_norms_are_not_taken_for_granted():
     assert removed == {("first", 0): 2, ("gamma", 0): 2, ("beta", 0): 2, ("second", 0): 2}
 
 
-def conv(x, w, groups=1):
-    numbers = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(
-        x, w, (1, 1), "SAME", dimension_numbers=numbers, feature_group_count=groups
-    )
-
-
 def grouped(w, x):
-    return conv(jax.nn.relu(conv(jax.nn.relu(conv(x, w["in"])), w["up"], 4)), w["out"])
+    return conv(jax.nn.relu(conv(jax.nn.relu(conv(x, w["in"])), w["up"], groups=4)), w["out"])
 
 
 def shuffled(w, x):

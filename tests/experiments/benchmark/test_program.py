@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from mistakes import check_told
 
 from bbo import files
 from experiments.benchmark import program as benchmark
@@ -63,8 +64,7 @@ def test_a_benchmark_leaves_a_record_tables_and_a_plot(tmp_path, capsys, start_a
 )
 def test_mistakes_are_told_in_a_line(arguments, told, capsys):
     assert call(*arguments) == 2
-    error = capsys.readouterr().err
-    assert told in error and error.count("\n") == 1
+    check_told(capsys, told)
 
 
 def test_without_torch_it_says_what_to_install(capsys, monkeypatch):

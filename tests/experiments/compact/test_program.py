@@ -6,6 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from mistakes import check_told
 from pytest import approx
 
 from bbo.compaction import export
@@ -139,6 +140,5 @@ def test_what_is_not_installed_is_told_before_work_begins(tmp_path, monkeypatch,
 def test_a_mistake_ends_in_one_line_and_writes_nothing(argv, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run_program(*argv) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("error: ") and told.count("\n") == 1 and WRONG[argv] in told
+    check_told(capsys, WRONG[argv])
     assert not list(tmp_path.iterdir())

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from finished_runs import make_run, statistics
+from mistakes import check_told
 from PIL import Image
 
 from bbo.pipeline import finished
@@ -218,8 +219,7 @@ def test_mistakes_end_in_one_line(tmp_path, capsys, arguments, told):
     (tmp_path / "half" / "summary.json").unlink()
     (tmp_path / "empty").mkdir()
     assert run_program(*(argument.format(**places) for argument in arguments)) == 2
-    shown = capsys.readouterr()
-    assert told in shown.err and shown.err.count("\n") == 1 and not shown.out
+    check_told(capsys, told)
     assert not (tmp_path / "out").exists()
 
 

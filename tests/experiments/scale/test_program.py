@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from mistakes import check_told
 from pytest import approx
 
 from experiments.command_line import program as cli
@@ -120,6 +121,5 @@ WRONG = {
 def test_a_mistake_ends_in_one_line_and_writes_nothing(argv, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run_program(*argv) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("error: ") and told.count("\n") == 1 and WRONG[argv] in told
+    check_told(capsys, WRONG[argv])
     assert not list(tmp_path.iterdir())

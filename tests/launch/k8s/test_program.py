@@ -6,6 +6,7 @@ import fake_kubectl
 import pytest
 from fake_kubectl import calls, finish, launch, name_of
 from launching import write_program
+from mistakes import check_told
 
 from bbo.types import RunError, UsageError
 from launch.k8s import program as k8s
@@ -128,6 +129,5 @@ def test_without_kubectl_nothing_is_written(place, capsys, monkeypatch):
 )
 def test_mistakes(place, capsys, flags, out, message):
     assert launch(*flags, out=out) == 2
-    out, err = capsys.readouterr()
-    assert message in err and err.count("\n") == 1 and out == ""
+    check_told(capsys, message)
     assert not (place / "out").exists() and not (place / "kubectl").exists()

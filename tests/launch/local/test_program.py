@@ -5,6 +5,7 @@ import sys
 
 import pytest
 from launching import launch, lines, prepare, write_spec
+from mistakes import check_told
 
 from bbo.types import UsageError
 from experiments.command_line.program import parse
@@ -164,8 +165,7 @@ def test_places(argv, gpus):
 def test_mistakes_end_in_one_line_and_write_nothing(out, capfd, argv, message):
     write_spec(out, {})
     assert launch(out, *argv) == 2
-    told = capfd.readouterr().err
-    assert told.startswith("error: ") and message in told and told.count("\n") == 1
+    check_told(capfd, message)
     assert not out.exists()
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import networks
 import numpy as np
 import pytest
+from layers import conv
 
 from bbo import pruning, trees
 from bbo.compaction import channels
@@ -30,11 +31,6 @@ def shapes(**kernels):
     return {"params": made}
 
 
-def conv(x, kernel):
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=DIMENSIONS)
-
-
-DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 IMAGE = jax.ShapeDtypeStruct((1, 4, 4, 2), jnp.float32)
 VARIABLES = shapes(stem=(3, 3, 2, 6), a=(3, 3, 6, 5), b=(1, 1, 5, 6), out=(3, 3, 6, 3))
 KERNELS = {f"{name}/kernel" for name in VARIABLES["params"]}

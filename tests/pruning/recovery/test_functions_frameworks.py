@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax import lax
+from layers import conv
 
 from bbo.pruning.recovery import fitted_kernels, refit_function
 
@@ -23,15 +23,11 @@ PRUNED = PARTS | {
 
 
 def by_hand(w, x):
-    def convolved(x, kernel):
-        numbers = ("NHWC", "HWIO", "NHWC")
-        return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=numbers)
-
     def normal(x):
         return jax.nn.relu((x - x.mean((0, 1, 2))) / jnp.sqrt(x.var((0, 1, 2)) + 1e-5))
 
-    x = normal(convolved(x, w["first"]) + w["offset"])
-    return normal(convolved(x, w["second"])).mean((1, 2)) @ w["head"]
+    x = normal(conv(x, w["first"]) + w["offset"])
+    return normal(conv(x, w["second"])).mean((1, 2)) @ w["head"]
 
 
 def of_equinox():
