@@ -41,6 +41,15 @@ def test_a_kernel_of_zeros_stays_zero_and_has_a_gradient():
     np.testing.assert_array_equal(pullback(jnp.ones_like(w))[0], 1.0)
 
 
+def test_no_gradient_flows_through_the_scale():
+    regulariser = noise.scale_free_bridgeout(rate=RATE, q=1.0, target_fraction=1.0)
+    value, pullback = jax.vjp(lambda w: noisy(regulariser, jax.random.key(0), w), W)
+    found = pullback(jnp.ones_like(W))[0]
+    # w + sqrt(s |w|) xi, with s held.
+    expected = 1 + (value - W) / (2 * W)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
 @pytest.mark.parametrize("unit", ["weight", "kernel", "filter"])
 def test_variance_and_what_moves_as_one(unit):
     regulariser = noise.scale_free_bridgeout(rate=RATE, q=1.0, target_fraction=1.0, draw_unit=unit)

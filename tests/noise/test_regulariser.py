@@ -1,5 +1,6 @@
 """Regularisers: closed-form moments, the penalty they stand for, and what they act on."""
 
+import functools
 import math
 
 import jax
@@ -105,6 +106,17 @@ def test_activation_noise_depends_on_the_place_in_the_global_batch_only():
     assert not np.array_equal(np.asarray(whole[:4] == 0), np.asarray(second_half == 0))
 
 
+@pytest.mark.parametrize("maker", [noise.dropout, functools.partial(noise.sparseout, q=1.0)])
+def test_activation_noise_falls_on_the_weakest_maps_of_each_example(maker):
+    sizes = jnp.array([[3.0, 1.0, 2.0, 4.0], [1.0, 4.0, 3.0, 2.0]])
+    x = jnp.broadcast_to(sizes[:, None, None], (2, 9, 9, 4))
+    noisy = maker(rate=RATE, target_fraction=0.5).activations
+    changed = noisy(jax.random.key(0), x, index=jnp.arange(2)) != x
+    weak = [[False, True, True, False], [True, False, False, True]]
+    np.testing.assert_array_equal(changed.all((1, 2)), weak)
+    np.testing.assert_array_equal(changed.any((1, 2)), weak)
+
+
 def test_batch_bridgeout_at_q_2_on_positive_weights_is_dropconnect():
     params = {"kernel": jnp.abs(W) + 0.01}
     key = jax.random.key(5)
@@ -196,6 +208,19 @@ def test_where_there_is_no_noise_there_is_none_to_pause():
     assert (paused.perturbs_weights, paused.perturbs_activations) == (False, True)
     params = {"kernel": W}
     assert paused.weights(jax.random.key(0), params) is params
+
+
+def test_what_is_drawn_for_each_example_is_so_when_paused():
+    for made in (noise.bridgeout(rate=0.5, q=1.0), noise.dropconnect(rate=0.5)):
+        assert noise.paused(made, jnp.asarray(False)).per_example == made.per_example
+
+
+def test_what_was_removed_is_zero_whatever_it_is_now():
+    masks = {"kernel": jnp.arange(4) % 2 == 0}
+    for regulariser in (noise.group_bridgeout(rate=RATE, q=1.0), noise.dropconnect(rate=RATE)):
+        noisy = regulariser.weights(jax.random.key(0), {"kernel": W})["kernel"]
+        found = noise.masked(regulariser, masks).weights(jax.random.key(0), {"kernel": W})
+        np.testing.assert_array_equal(found["kernel"], jnp.where(masks["kernel"], noisy, 0.0))
 
 
 @pytest.mark.parametrize(

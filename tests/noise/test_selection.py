@@ -56,7 +56,8 @@ def test_layouts_make_no_difference(name):
         np.testing.assert_array_equal(found, expected)
 
 
-def test_each_stacked_kernel_is_by_itself():
+def stacked():
+    """Weights of four layers in a scan, and the description of it."""
     weights = {"up": jax.random.normal(jax.random.key(3), (4, 6, 8)), "down": jnp.ones((4, 8, 6))}
 
     def blocks(weights, x):
@@ -65,7 +66,18 @@ def test_each_stacked_kernel_is_by_itself():
 
         return jax.lax.scan(block, x, weights)[0]
 
-    channels = find_channels(blocks, weights, jnp.ones((2, 6)))
+    return weights, find_channels(blocks, weights, jnp.ones((2, 6)))
+
+
+def test_each_stacked_kernel_has_its_own_draw():
+    weights, channels = stacked()
+    drop = noise.dropconnect(rate=0.5, channels=channels, on="up")
+    kept = drop.weights(jax.random.key(0), weights)["up"] != 0
+    assert not any((kept[i] == kept[j]).all() for i in range(4) for j in range(i))
+
+
+def test_each_stacked_kernel_is_by_itself():
+    weights, channels = stacked()
     noisy = noise.targeted_dropout(
         rate=0.999999, target_fraction=0.5, target_unit="filter", channels=channels, on="up"
     ).weights(jax.random.key(0), weights)
