@@ -21,7 +21,7 @@ from bbo.files import write_json
 from bbo.settings.config import ExperimentConfig, override
 from bbo.settings.method import repeated
 from bbo.settings.tfds_folder import check_available
-from bbo.settings.workdir import claim, default_workdir, is_finished
+from bbo.settings.workdir import claim, default_workdir, is_done
 from bbo.types import UsageError
 from experiments import presets
 from experiments.command_line import setting_flags, xla
@@ -96,7 +96,7 @@ def main(values: flags.FlagValues) -> int:
     for folder, member in made.items():
         claim(folder, member)
     data = next(iter(made.values())).data
-    if not all(map(is_finished, made)):
+    if not all(map(is_done, made)):
         check_available(data)
     distributed = values["distributed"].value
     xla.prepare(fusions=data.dataset != "digits", distributed=distributed)

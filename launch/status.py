@@ -5,8 +5,9 @@
   python -m launch.status OUT --csv=runs.csv   a line per run: its flags and its summary.json
 
 NEW has never been started, PENDING waits in a queue, RUNNING runs, DONE has its summary.json.
-STOPPED was started and is none of these: it saved when it was told to stop, or it failed; its log
-in OUT/logs tells. Other states are those of SLURM.
+DAMAGED has it too, but some of its files are not as it left them: launched again, it makes them
+again. STOPPED was started and is none of these: it saved when it was told to stop, or it failed;
+its log in OUT/logs tells. Other states are those of SLURM.
 
 It asks SLURM and Kubernetes if the sweep was submitted there. What launch.tpu does is RUNNING as
 long as launch.tpu runs too, on a machine that sees its locks; after Ctrl-C there it may go on, and
@@ -24,7 +25,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from bbo.files import write_text
-from bbo.settings.workdir import is_finished
+from bbo.settings.workdir import is_done, is_finished
 from bbo.types import RunError, UsageError
 from experiments.command_line.program import leave, run_program
 from launch import run_state, sweep
@@ -89,16 +90,18 @@ def statuses(out: pathlib.Path, total: int) -> list[Status]:
 
 def _status(out: pathlib.Path, index: int, job: squeue.Job | None) -> Status:
     folder = sweep.workdir(out, index)
-    queue = ""
-    if is_finished(folder):
-        state = "DONE"
+    queue, accuracy = "", ""
+    if is_done(folder):
+        state, accuracy = "DONE", run_state.accuracy(folder)
     elif job:
         state, queue = job.state, f"{job.elapsed} {job.reason}".strip()
     elif is_running(out, index):
         state = "RUNNING"
+    elif is_finished(folder):
+        state = "DAMAGED"
     else:
         state = "STOPPED" if folder.exists() or log_path(out, index).exists() else "NEW"
-    return Status(state, queue, run_state.accuracy(folder) or run_state.epoch(folder))
+    return Status(state, queue, accuracy or run_state.epoch(folder))
 
 
 def table(runs: list[sweep.Run], found: list[Status]) -> str:
@@ -124,7 +127,8 @@ def write_csv(file: str, out: pathlib.Path, runs: list[sweep.Run]) -> None:
     rows = []
     for index, (run, status) in enumerate(zip(runs, statuses(out, len(runs)), strict=True)):
         flag_values = {name: sweep.text_of(value) for name, value in run.flags.items()}
-        numbers = flat(run_state.summary(sweep.workdir(out, index)))
+        is_known = status.state == "DONE"
+        numbers = flat(run_state.summary(sweep.workdir(out, index))) if is_known else {}
         rows.append({"index": index, "state": status.state} | flag_values | numbers)
     # Flags of all runs before numbers: a run that is not done has no numbers.
     names = ["index", "state", *(name for run in runs for name in run.flags)]

@@ -7,7 +7,7 @@ SPEC is a Python file with SCRIPT, the module of a program that takes --workdir,
 yields the flags of each run as a dict. They are written to OUT/runs.jsonl, one line a run: a line
 number must not change its meaning while jobs wait, so runs may be appended to SPEC later, but not
 changed, except for where data lie: that of the last launch holds. Run 7 works in OUT/0007; it is
-done when summary.json is there.
+done when summary.json is there, and its files are what their digests say.
 """
 
 import importlib
@@ -24,7 +24,7 @@ from absl import flags
 
 from bbo.files import parse_json, write_text
 from bbo.settings import workdir as workdirs
-from bbo.settings.workdir import PLACES, is_finished
+from bbo.settings.workdir import PLACES, is_done
 from bbo.types import UsageError
 from experiments.command_line.program import is_plain, leave, run_program
 
@@ -259,7 +259,7 @@ def command(out: pathlib.Path, index: int, run: Run, python: str = sys.executabl
 
 def unfinished(out: pathlib.Path, runs: list[Run]) -> list[int]:
     """The indices of the runs that are not done."""
-    return [index for index in range(len(runs)) if not is_finished(workdir(out, index))]
+    return [index for index in range(len(runs)) if not is_done(workdir(out, index))]
 
 
 def main(values: flags.FlagValues, spec: str, out: str) -> None:

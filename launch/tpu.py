@@ -24,7 +24,7 @@ from typing import BinaryIO
 
 from absl import flags
 
-from bbo.settings.workdir import is_finished
+from bbo.settings.workdir import is_done
 from bbo.types import RunError, UsageError
 from experiments.command_line.program import PREEMPTED, leave, run_program
 from launch import logs, sweep
@@ -90,7 +90,7 @@ def main(values: flags.FlagValues, spec: str, out: str) -> int:
     for index in range(len(runs)) if values.run is None else [values.run]:
         workdir = sweep.workdir(folder, index)
         # Asked here and once: workers that disagreed would wait for each other for ever.
-        if is_finished(workdir):
+        if is_done(workdir):
             continue
         arguments = sweep.command(folder, index, runs[index], values.python)
         line = command(values, remote_command(values, arguments))
@@ -149,10 +149,10 @@ def _execute(values: flags.FlagValues, line: list[str], workdir: pathlib.Path) -
 def _is_seen(workdir: pathlib.Path) -> bool:
     """Whether the end of a run is seen here, now or soon."""
     for _ in range(PATIENCE):
-        if is_finished(workdir):
+        if is_done(workdir):
             return True
         time.sleep(1)
-    return is_finished(workdir)
+    return is_done(workdir)
 
 
 if __name__ == "__main__":

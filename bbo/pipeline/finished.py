@@ -8,15 +8,12 @@ import pandas as pd
 from bbo.files import changed_files, parse_json
 from bbo.pipeline.curve_file import read_curve
 from bbo.settings.config import ExperimentConfig, from_json
-from bbo.settings.workdir import is_finished
+from bbo.settings.workdir import RECORDS, is_finished
 from bbo.types import UsageError
 
 if TYPE_CHECKING:
     from bbo.pipeline.run import Trained
 
-
-RECORDS = ("config.json", "curve.csv", "summary.json")
-"""What a finished run has."""
 _COSTS = ("achieved_sparsity", "macs_kept", "params_kept")
 NEEDED = {"granularity", "recovery", "sparsity", *_COSTS, "test_top1"}
 """Columns of a curve without which nothing can be compared or drawn."""

@@ -11,13 +11,15 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from bbo.files import parse_json, write_json
+from bbo.files import changed_files, parse_json, write_json
 from bbo.settings.config import ExperimentConfig, from_json, override, to_json
 from bbo.settings.provenance import environment
 from bbo.types import UsageError
 
 PLACES = ("data_dir", "cache_dir")
 """Settings that say where things lie, not what a run is."""
+RECORDS = ("config.json", "curve.csv", "summary.json")
+"""What a finished run has."""
 LOCK = ".lock"
 """A file that is locked by the process that works in the folder."""
 LOCK_SECONDS = 5
@@ -163,3 +165,23 @@ def held_for(workdir: pathlib.Path, config: ExperimentConfig) -> Iterator[None]:
 def is_finished(workdir: pathlib.Path) -> bool:
     """Whether the run in this folder has come to its end: ``summary.json`` is written last."""
     return (workdir / "summary.json").exists()
+
+
+def is_done(workdir: pathlib.Path) -> bool:
+    """Whether the run is finished, and its files are as it left them, as far as digests tell.
+
+    Of several that were trained as one program and lie in one folder, all have to be. What has no
+    digests, as a run of another program or of an earlier version, is taken as it is.
+    """
+    folders = [workdir, *(workdir / name for name in _members(workdir))]
+    return all(is_finished(one) and not changed_files(one, RECORDS) for one in folders)
+
+
+def _members(workdir: pathlib.Path) -> list[str]:
+    """The folders of the runs that were trained as one program, by the summary of them all."""
+    try:
+        summary = parse_json((workdir / "summary.json").read_bytes())
+    except (OSError, ValueError):
+        return []
+    names = summary.get("runs") if isinstance(summary, dict) else None
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []

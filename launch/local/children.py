@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from bbo.settings.workdir import is_finished
+from bbo.settings.workdir import is_done
 from launch import sweep
 from launch.console import say
 from launch.logs import log_path, open_locked
@@ -36,7 +36,7 @@ def start(out: pathlib.Path, index: int, run: sweep.Run, gpu: str | None) -> Chi
     if log is None:
         return None
     with log:
-        if is_finished(sweep.workdir(out, index)):
+        if is_done(sweep.workdir(out, index)):
             return None
         arguments = sweep.command(out, index, run)
         log.write(f"$ {command_line(arguments, gpu)}\n".encode())

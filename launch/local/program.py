@@ -20,7 +20,7 @@ from collections.abc import Mapping
 
 from absl import flags
 
-from bbo.settings.workdir import is_finished
+from bbo.settings.workdir import is_done
 from bbo.types import UsageError
 from experiments.command_line.program import INTERRUPTED, PREEMPTED
 from launch import sweep
@@ -160,7 +160,7 @@ def run_all(
 def outcome(out: pathlib.Path, index: int, child: Child, *, told: bool = False) -> str:
     """What has become of a run that has ended, perhaps as it was told to; says it."""
     code, took = child.process.returncode, duration(time.monotonic() - child.started)
-    if is_finished(sweep.workdir(out, index)):
+    if is_done(sweep.workdir(out, index)):
         say(f"run {index} done in {took}")
         return "done"
     # Before it has loaded everything, a run cannot save and just ends at SIGTERM.
@@ -193,7 +193,7 @@ def report(out: pathlib.Path, outcomes: Mapping[int, str], total: int) -> bool:
     states = [outcomes.get(index, "not started") for index in range(total)]
     # What was left out may have been done by the other one.
     states = [
-        "done" if is_finished(sweep.workdir(out, index)) else state
+        "done" if is_done(sweep.workdir(out, index)) else state
         for index, state in enumerate(states)
     ]
     counts = collections.Counter(states)

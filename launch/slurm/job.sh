@@ -9,15 +9,18 @@ out=$1 run=$(($2 + SLURM_ARRAY_TASK_ID)) python=$3 snapshot=$4
 trap cancelled=1 TERM
 echo "run $run, start $((${SLURM_RESTART_COUNT:-0} + 1)) on $SLURM_JOB_NODELIST at $(date -Is)"
 
+if [ -n "$snapshot" ]; then # the current folder keeps its meaning for data, but not for modules
+  export PYTHONSAFEPATH=1 PYTHONPATH=$snapshot${PYTHONPATH:+:$PYTHONPATH}
+fi
 # Asked once for the job: if each process asked, some might begin what others see as done, and wait.
-if [ -e "$out/$(printf %04d "$run")/summary.json" ]; then
+folder=$out/$(printf %04d "$run")
+is_done="import pathlib, sys; from bbo.settings import workdir
+sys.exit(not workdir.is_done(pathlib.Path(sys.argv[1])))"
+if [ -e "$folder/summary.json" ] && "$python" -c "$is_done" "$folder"; then
   echo "run $run is done already"
   exit 0
 fi
 
-if [ -n "$snapshot" ]; then # the current folder keeps its meaning for data, but not for modules
-  export PYTHONSAFEPATH=1 PYTHONPATH=$snapshot${PYTHONPATH:+:$PYTHONPATH}
-fi
 if [ -n "$SLURM_CPUS_PER_TASK" ]; then # srun of 22.05 and later does not take it over itself
   export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 fi

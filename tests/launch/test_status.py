@@ -11,6 +11,7 @@ import time
 import pytest
 from mistakes import check_told
 
+from bbo import files
 from bbo.types import RunError, UsageError
 from experiments.command_line.program import run_program
 from launch import logs, status, sweep
@@ -135,6 +136,22 @@ def test_what_is_on_kubernetes_is_shown(out, monkeypatch, capsys):
     monkeypatch.setattr(k8s, "queued", queued)
     assert show(out) == 0
     assert capsys.readouterr() == (TABLE, "PENDING cannot be told: kubectl get: no route to host\n")
+
+
+def test_of_what_is_damaged_no_number_is_shown(out, capsys):
+    folder = out / "0000"
+    for name in ("config.json", "curve.csv"):
+        write(folder / name, "")
+    names = ("config.json", "curve.csv", "summary.json")
+    write(folder / files.SUMS, files.sums_of(folder, names))
+    assert show(out) == 0 and capsys.readouterr().out == TABLE
+    write(folder / "summary.json", json.dumps(SUMMARY).replace("0.986", "0.996"))
+    assert show(out) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["0", "DAMAGED", "noise=none,seed=0"] and "1 DAMAGED" in lines[-1]
+    assert show(out, "--csv=-") == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith("0,DAMAGED,none,0,")
+    assert sweep.unfinished(out, sweep.read_runs(out)) == [0, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[3]", "null", '{"unpruned_test_top1": 0.5}', "\udcff"])

@@ -95,6 +95,33 @@ def test_finished_is_the_run_with_a_summary(tmp_path):
     assert workdirs.is_finished(tmp_path)
 
 
+def leave_run(folder):
+    """What a finished run leaves, as far as digests go."""
+    folder.mkdir()
+    for name in workdirs.RECORDS:
+        (folder / name).write_text("{}")
+    (folder / files.SUMS).write_text(files.sums_of(folder, workdirs.RECORDS))
+
+
+@pytest.mark.parametrize("name", [*workdirs.RECORDS, files.SUMS])
+def test_what_is_damaged_is_not_done(name, tmp_path):
+    leave_run(tmp_path / "seed_0")
+    assert workdirs.is_done(tmp_path / "seed_0")
+    # Of several that lie in one folder all are asked.
+    files.write_json(tmp_path / "summary.json", {"runs": ["seed_0"]})
+    assert workdirs.is_done(tmp_path)
+    (tmp_path / "seed_0" / name).write_text("")
+    assert workdirs.is_finished(tmp_path / "seed_0")
+    assert not workdirs.is_done(tmp_path / "seed_0") and not workdirs.is_done(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[3]", '{"runs": 3}', '{"runs": [null, ".", "."]}'])
+def test_without_digests_the_summary_alone_counts(text, tmp_path):
+    assert not workdirs.is_done(tmp_path)
+    (tmp_path / "summary.json").write_text(text)
+    assert workdirs.is_done(tmp_path)
+
+
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "file.txt"
     files.write_text(path, "old é\n")

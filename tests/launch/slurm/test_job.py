@@ -2,13 +2,16 @@
 
 import pathlib
 import subprocess
+import sys
 
 import pytest
 from slurm_cluster import wait_for
 
+from bbo import files
 from launch.slurm import sbatch
 
-JOB = pathlib.Path(__file__).parents[3] / "launch/slurm/job.sh"
+ROOT = pathlib.Path(__file__).parents[3]
+JOB = ROOT / "launch/slurm/job.sh"
 SRUN = 'echo "$@" > "$OUT/srun"; env > "$OUT/env"; sleep "$SECONDS_OF_RUN"; exit "$ENDS"'
 ALONE = {"SLURM_NNODES": "1", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "4"}
 
@@ -28,7 +31,8 @@ def job(tmp_path):
         usual = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin", "OUT": str(out), **ALONE}
         usual |= {"SECONDS_OF_RUN": str(int(cancel)), "ENDS": str(ends)}
         with subprocess.Popen(
-            ["bash", JOB, out, "10", "/bin/python", *snapshot],
+            ["bash", JOB, out, "10", sys.executable, *snapshot],
+            cwd=ROOT,
             env=usual | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -84,6 +88,19 @@ def test_a_run_that_is_done_is_not_started(job):
     assert not (job.out / "srun").exists()
 
 
+def test_a_run_that_is_damaged_is_started(job):
+    folder = job.out / "0014"
+    folder.mkdir()
+    names = ("config.json", "curve.csv", "summary.json")
+    for name in names:
+        (folder / name).write_text(name)
+    (folder / files.SUMS).write_text(files.sums_of(folder, names))
+    assert "done already" in job()[1]
+    (folder / "summary.json").write_text("")
+    status, said = job()
+    assert status == 0 and "done already" not in said and (job.out / "srun").exists()
+
+
 def settings(job):
     """What srun was given: its arguments, and the environment."""
     lines = (job.out / "env").read_text().splitlines()
@@ -93,7 +110,7 @@ def settings(job):
 def test_one_process(job):
     job(SLURM_GPUS_ON_NODE="4", SLURM_CPUS_PER_TASK="8")
     words, environment = settings(job)
-    end = ["/bin/python", "-m", "bbo", "launch.sweep", *str(job.out).split(), "14"]
+    end = [sys.executable, "-m", "bbo", "launch.sweep", *str(job.out).split(), "14"]
     assert words == ["--export=ALL", "--kill-on-bad-exit=0", "--label", *end]
     assert (environment["SRUN_CPUS_PER_TASK"], environment["SLURM_WAIT"]) == ("8", "60")
     assert not {"JAX_LOCAL_DEVICE_IDS", "PYTHONPATH", "PYTHONSAFEPATH"} & set(environment)
