@@ -11,7 +11,7 @@ from absl import logging
 
 from bbo import trees
 from bbo.files import digest_of_arrays, parse_json, set_aside
-from bbo.training.devices import agreed, is_first_process
+from bbo.training.devices import agreed, in_all_processes, is_first_process
 from bbo.types import PyTree, RunError, UsageError
 
 CheckpointManager = ocp.CheckpointManager
@@ -97,7 +97,8 @@ def go_back(managers: Sequence[ocp.CheckpointManager]) -> bool:
 def restore_newest(manager: ocp.CheckpointManager, like: PyTree) -> tuple[int, PyTree]:
     """The newest checkpoint that is whole, and its count; 0 and ``like`` itself if there is none.
 
-    Newer ones that are damaged are set aside: renamed, with a warning.
+    One that any of the processes cannot read is whole for none. Newer ones that are damaged are set
+    aside: renamed, with a warning.
 
     Args:
       manager: from ``open_checkpoints``.
@@ -117,7 +118,7 @@ def restore_newest(manager: ocp.CheckpointManager, like: PyTree) -> tuple[int, P
         except Exception as error:  # of many kinds and many lines
             logging.debug("restoring a checkpoint", exc_info=error)
             tree = None
-        if agreed(tree is not None):
+        if in_all_processes(tree is not None):
             _set_aside(damaged)
             manager.reload()
             return count, tree

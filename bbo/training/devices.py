@@ -78,6 +78,13 @@ def agreed(value: int) -> int:
     return int(multihost_utils.broadcast_one_to_all(np.asarray(value, np.int32)))
 
 
+def in_all_processes(value: bool) -> bool:
+    """Whether it is so in every process."""
+    if jax.process_count() == 1:
+        return value
+    return bool(multihost_utils.process_allgather(np.asarray(value, np.int32)).all())
+
+
 def data_mesh(devices: list | None = None) -> Mesh:
     """All devices (or those given) along one axis."""
     return Mesh(np.asarray(devices or jax.devices()), (AXIS,))

@@ -27,6 +27,13 @@ def other_arrays(folder):
     shutil.copytree(folder.parent / "3", folder)
     (folder / "_CHECKPOINT_METADATA").write_text(told)
 
+def read_wrongly_by_one():
+    def check(tree, told, whole=checkpoint._check):
+        checkpoint._check = whole
+        if not devices.is_first_process():
+            raise ValueError("read wrongly by one process")
+    checkpoint._check = check
+
 DAMAGES = {
     "whole": lambda folder: None,
     "one bit": flip,
@@ -35,6 +42,7 @@ DAMAGES = {
     "other arrays": other_arrays,
     "nothing told": lambda folder: (folder / "_CHECKPOINT_METADATA").write_text(""),
     "no structure": lambda folder: (folder / "default/_METADATA").write_text(""),
+    "read wrongly": lambda folder: None,
 }
 source = pathlib.Path(sys.argv[1])
 with checkpoint.open_checkpoints(source / "saved") as manager:
@@ -45,6 +53,8 @@ for name, damage in DAMAGES.items():
         shutil.copytree(source / "saved", source / name)
         damage(source / name / "checkpoints/4")
     devices.agreed(1)
+    if name == "read wrongly":
+        read_wrongly_by_one()
     with checkpoint.open_checkpoints(source / name) as manager:
         count, found = checkpoint.restore_newest(manager, tree(0))
     same = np.array_equal(found["x"], tree(count)["x"])
@@ -57,6 +67,7 @@ def test_both_go_back_to_the_same(tmp_path):
     statuses, outputs = finish(start(["-c", RESTORES, str(tmp_path)], count=2, devices=1))
     assert statuses == [0, 0], outputs
     names = ["one bit", "cut short", "removed", "other arrays", "nothing told", "no structure"]
+    names.append("read wrongly")
     expected = ["whole: 4, as saved", *(f"{name}: 3, as saved" for name in names)]
     for output in outputs:
         assert [line for line in output.splitlines() if line.endswith("d")] == expected
