@@ -1,5 +1,7 @@
 """Datasets as whole uint8 arrays, their splits, and the augmentation that runs inside jit."""
 
+import importlib.util
+import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,6 +14,8 @@ from bbo.types import UsageError
 DIGITS_TEST_IMAGES = 360
 DIGITS_TEST_SEED = 1797
 """Any number would do; it is fixed so that the test set of digits is the same for everyone."""
+DIGITS_FILE = "datasets/data/digits.csv.gz"
+"""Of scikit-learn, below its package."""
 
 
 class Split(NamedTuple):
@@ -98,14 +102,27 @@ def _load_prepared(config: DataConfig) -> tuple[Split, Split]:
 
 def _load_digits(config: DataConfig) -> tuple[Split, Split]:
     """The 1797 digits of scikit-learn, 8x8 grey: 1437 to train and 360 to test, ours and fixed."""
-    from sklearn.datasets import load_digits
-
     del config
-    digits: Any = load_digits()
-    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., np.newaxis]
-    digits = Split(pixels, digits.target.astype(np.int32))
+    rows = _digits_of_sklearn()
+    pixels = np.round(rows[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
+    digits = Split(pixels, rows[:, -1].astype(np.int32))
     is_test = _stratified(digits.label, DIGITS_TEST_IMAGES, np.random.default_rng(DIGITS_TEST_SEED))
     return _rows(digits, ~is_test), _rows(digits, is_test)
+
+
+def _digits_of_sklearn() -> np.ndarray:
+    """float64 [1797, 65]: the pixels of an image, 0 to 16, and its label.
+
+    From the file itself where it is, as importing scikit-learn takes seconds.
+    """
+    spec = importlib.util.find_spec("sklearn")
+    path = pathlib.Path(spec.origin if spec and spec.origin else "").parent / DIGITS_FILE
+    if path.is_file():
+        return np.loadtxt(path, delimiter=",")
+    from sklearn.datasets import load_digits
+
+    digits: Any = load_digits()
+    return np.column_stack([digits.data, digits.target])
 
 
 LOADERS: dict[str, Callable[[DataConfig], tuple[Split, Split]]] = {"digits": _load_digits}

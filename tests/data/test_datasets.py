@@ -40,6 +40,12 @@ def test_digits_are_split_1437_360_whatever_the_seed():
     assert int(first.train.image.sum()) == 7158624 and int(first.test.image.sum()) == 1795177
 
 
+def test_digits_are_the_same_by_way_of_scikit_learn(monkeypatch):
+    read = data._digits_of_sklearn()
+    monkeypatch.setattr(data, "DIGITS_FILE", "moved")
+    np.testing.assert_array_equal(read, data._digits_of_sklearn())
+
+
 def test_digits_facts_are_those_of_the_training_images():
     pixels = digits(validation_fraction=0.0).train.image / 255
     assert DATASETS["digits"].mean == (round(pixels.mean(), 4),)
