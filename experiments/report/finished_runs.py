@@ -13,7 +13,7 @@ import pandas as pd
 from bbo.files import parse_json, read_lines
 from bbo.pipeline.finished import FinishedRun, read_run
 from bbo.settings.catalog import REGULARISERS
-from bbo.settings.method import POINTS, repeated, settings_of_all
+from bbo.settings.method import NO_PART, repeated, settings_of_all
 from bbo.settings.noise_section import NoiseConfig
 from bbo.settings.pruning_sections import PruningConfig
 from bbo.types import UsageError
@@ -23,7 +23,7 @@ from experiments.report.archive import is_study, read_study
 PRUNING = [
     field.name
     for field in dataclasses.fields(PruningConfig)
-    if field.name not in (*POINTS, "recovery_images")
+    if field.name not in (*NO_PART, "recovery_images")
 ]
 """Settings of how a network is pruned, not where it is measured, nor how it is mended."""
 
