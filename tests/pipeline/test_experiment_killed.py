@@ -1,0 +1,16 @@
+"""A run that is killed ends as one left in peace; ``python -m tests.faults`` has more kinds."""
+
+import pytest
+
+from tests.faults.kills import KINDS, killed_runs
+from tests.faults.runs import results, run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["during a save"])
+def test_it_ends_as_if_it_had_not_been_killed(name, tmp_path):
+    assert run(tmp_path / "undisturbed", KINDS[name].settings).status == 0
+    expected = results(tmp_path / "undisturbed")
+    assert {"curve.csv", "metrics.jsonl", "summary.json: network"} <= expected.keys()
+    (ended,) = killed_runs(name, 2, 0, 0.0, expected, tmp_path)
+    assert (ended.kills, ended.same, ended.told) == (2, True, "")
