@@ -24,6 +24,11 @@ def pooled_over_channels(h):
     return lax.reduce_window(h, 0.0, lax.add, (1, 3), (1, 1), "SAME")
 
 
+def of_one(h, padding, **options):
+    """Sums over windows of one number."""
+    return lax.reduce_window(h, 0.0, lax.add, (1, 1), (1, 1), padding, **options)
+
+
 def convolved_over_channels(w, h):
     return lax.conv(h[:, None], w["wide"].transpose(1, 2, 0), (1,), "SAME")[:, 0] @ w["b"]
 
@@ -82,6 +87,14 @@ FIXED = {
     "pooling over channels": (
         "the window of a pooling moves along it",
         dense(pooled_over_channels),
+    ),
+    "pooling that pads channels": (
+        "the window of a pooling moves along it",
+        dense(lambda h: of_one(h, ((0, 0), (1, 0)))[:, 1:]),
+    ),
+    "pooling that spreads channels": (
+        "the window of a pooling moves along it",
+        dense(lambda h: of_one(h, ((0, 0), (0, 0)), base_dilation=(1, 2))[:, ::2]),
     ),
     "all pairs": (
         "mixes axes",

@@ -61,10 +61,41 @@ def test_a_branch_that_adds_a_constant_keeps_channels():
     assert compaction.compact(function, WEIGHTS, X).cut == {}
 
 
+def test_what_makes_of_a_negative_zero_what_is_not_zero_keeps_channels():
+    def function(w, x):
+        hidden = -(x @ w["up"][0])
+        return jnp.arctan2(jnp.zeros_like(hidden), hidden) @ w["down"][0]  # pi where it is -0
+
+    assert compaction.compact(function, WEIGHTS, X).cut == {}
+
+
 @pytest.mark.parametrize("value, cut", [(0.0, [1]), (1.0, [])])
 def test_padding_with_zeros_and_with_others(value, cut):
     def function(w, x):
         return lax.pad(x @ w["up"][0], value, ((0, 0, 0), (0, 0, 0))) @ w["down"][0]
+
+    small = compaction.compact(function, WEIGHTS, X)
+    assert small.cut.get(("up", 2), jnp.array([])).tolist() == cut
+
+
+@pytest.mark.parametrize("before, cut", [(1, [1]), (2, [])])
+def test_a_window_of_padding_alone_keeps_channels(before, cut):
+    def function(w, x):
+        hidden = x @ w["up"][0]
+        pads = ((before, 0), (0, 0))
+        pooled = lax.reduce_window(hidden, -jnp.inf, lax.max, (2, 1), (1, 1), pads)
+        return jnp.maximum(pooled, -1.0) @ w["down"][0]
+
+    small = compaction.compact(function, WEIGHTS, X)
+    assert small.cut.get(("up", 2), jnp.array([])).tolist() == cut
+
+
+@pytest.mark.parametrize("value, cut", [(0.0, [1]), (1.0, [])])
+def test_what_stands_for_places_out_of_range(value, cut):
+    def function(w, x):
+        hidden = x @ w["up"][0]
+        rows = hidden.at[jnp.array([0, 9])].get(mode="fill", fill_value=value)
+        return rows @ w["down"][0]
 
     small = compaction.compact(function, WEIGHTS, X)
     assert small.cut.get(("up", 2), jnp.array([])).tolist() == cut

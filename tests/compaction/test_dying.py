@@ -23,6 +23,12 @@ def test_an_output_that_stays_does_not_count_as_zero():
     assert small.variables["in"].shape == (6, 4) and small.variables["out"].shape == (4, 3)
 
 
+def test_of_a_single_channel_nothing_dies():
+    weights = {"in": jnp.ones((3, 1)), "out": jnp.ones((1, 2))}
+    network = lambda w, x: jax.nn.relu(x @ w["in"]) @ w["out"]  # noqa: E731
+    assert dying_members(find_channels(network, weights, jnp.ones(3))) == [{}, {}, {}]
+
+
 def grown(w, x):
     small = lambda hidden: jnp.sum(hidden - w["limit"]) < 0  # noqa: E731
     return jax.lax.while_loop(small, lambda hidden: hidden * w["gain"], x @ w["in"]) @ w["out"]

@@ -67,6 +67,7 @@ def test_what_another_kernel_puts_out_as_well_stays():
     rank, counts = jnp.arange(3), {"one": 2, "two": 2}
     for ranked, tied, left in (
         ({"one": rank}, False, 3),
+        ({"one": rank}, True, 3),
         ({"one": rank, "two": rank}, False, 3),
         ({"one": rank, "two": rank}, True, 1),
     ):

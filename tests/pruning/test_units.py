@@ -10,7 +10,7 @@ from layers import conv
 from bbo import compaction, pruning
 from bbo.compaction import channels
 from bbo.models.create import create_model, kept_channels
-from bbo.pruning.units import Whole, describe, tie_scores
+from bbo.pruning.units import Whole, channel_masks, describe, tie_scores
 from bbo.settings.sections import ModelConfig
 from bbo.types import UsageError
 
@@ -171,6 +171,13 @@ def test_a_norm_without_scale_dies_by_its_mean():
     dying = describe(found).units["a"].dying
     assert dying.keys() == {("a", 1), ("mean", 0)}
     assert half_removed(function, weights, jnp.ones((1, 3)))["var", 0] == 2
+
+
+def test_an_array_loses_what_dies_on_either_of_its_axes():
+    units = {"a": {("w", 0): np.arange(2)[:, None]}, "b": {("w", 1): np.arange(3)[:, None]}}
+    keep = {"a": jnp.array([True, False]), "b": jnp.array([True, True, False])}
+    left = channel_masks({"w": jnp.ones((2, 3))}, units, keep)["w"]
+    np.testing.assert_array_equal(left, [[True, True, False], [False, False, False]])
 
 
 def test_what_is_not_selected_stays_whole():

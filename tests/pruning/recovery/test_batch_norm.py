@@ -93,6 +93,13 @@ def test_a_constant_channel_has_no_variance_and_stays_finite(network):
     assert np.isfinite(jax.jit(model.apply)(mended, batches(8)[0])).all()
 
 
+def test_rounding_makes_no_variance_negative():
+    moments = {"mean": jnp.linspace(0.1, 100, 1000), "var": jnp.zeros(1000)}
+    variables = {"params": {}, "batch_stats": moments}
+    mended = batch_norm.reestimate_batch_norm(lambda *_: moments, variables, [jnp.zeros(2)] * 3)
+    assert (mended["batch_stats"]["var"] >= 0).all()
+
+
 def test_every_channel_gets_back_the_mean_and_variance_that_its_norm_gave_it(network):
     """So that neither a removed filter's constant nor lost variance is left to be mended.
 
