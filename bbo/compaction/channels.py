@@ -268,10 +268,10 @@ def check_cut(found: Channels, cut: Cut) -> None:
     for (name, axis), positions in cut.items():
         sizes = [len(nodes) for nodes in arrays.get(name, ())]
         if axis not in range(len(sizes)) or not np.isin(positions, np.arange(sizes[axis])).all():
-            taken = f"positions {np.asarray(positions).tolist()} of axis {axis} of {name}"
+            place = f"positions {np.asarray(positions).tolist()} of axis {axis} of {name}"
             what = f"has the shape {sizes}" if name in arrays else "is no variable of the function"
             raise UsageError(
-                f"the cut takes {taken}, which {what}; make it for a function of these variables"
+                f"the cut takes {place}, which {what}; make it for a function of these variables"
             )
     for group in found.groups:
         taken = {

@@ -95,8 +95,8 @@ def _follow(
         known = [numbers.get(ref) for ref in step.operands]
         for number, ref in enumerate(step.results):
             result = zeros_after(facts, step, number, given, known)
-            is_zero = ref in numbers and not numbers[ref]
-            zeros[ref] = tuple(map(np.ones_like, result)) if is_zero else result
+            is_number_zero = ref in numbers and not numbers[ref]
+            zeros[ref] = tuple(map(np.ones_like, result)) if is_number_zero else result
         facts.follow(step, singular(facts, step, given, known))
     results = [of(ref) for ref in program.outputs]
     followed.zeros.update(zeros)

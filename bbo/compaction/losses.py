@@ -70,8 +70,8 @@ def _axes(reached: Reached, ref: int) -> Iterator[tuple[np.ndarray, np.ndarray]]
 def _pass(reached: Reached, entered: Sequence[int], other: Sequence[int]) -> None:
     """From arrays on one side of a loop or branch to those of the same channels on the other."""
     labels, marked = reached.found.labels, reached.nodes
-    here = [labels[nodes[marked[nodes]]] for ref in entered for nodes, _ in _axes(reached, ref)]
-    here = np.unique(np.concatenate([np.zeros(0, int), *here]))
+    found = [labels[nodes[marked[nodes]]] for ref in entered for nodes, _ in _axes(reached, ref)]
+    here = np.unique(np.concatenate([np.zeros(0, int), *found]))
     for ref in other:
         for nodes, is_zero in _axes(reached, ref):
             marked[nodes[~is_zero & np.isin(labels[nodes], here)]] = True

@@ -137,10 +137,13 @@ def prepare(
             "scope 'group' needs channels: find_channels(...), or of parameters alone "
             "find_channels(...).within('params')"
         )
-    given = isinstance(criterion, Mapping)
-    scored = criterion if given else scores(params, criterion=criterion, granularity=granularity)
-    ranked = _ranks(dict(scored), scope=scope or "local")
-    return Pruner(params, dict(scored), ranked, scope or "local", meaning, norm)
+    scored = dict(
+        criterion
+        if isinstance(criterion, Mapping)
+        else scores(params, criterion=criterion, granularity=granularity)
+    )
+    ranked = _ranks(scored, scope=scope or "local")
+    return Pruner(params, scored, ranked, scope or "local", meaning, norm)
 
 
 def prepare_channels(
