@@ -19,7 +19,7 @@ class ByHand(NamedTuple):
     filters: dict[str, int]
     """On which axis each kernel has its outputs, if these can be removed."""
     error: float
-    """How much of the error of outputs a fit has to leave at most."""
+    """How much of the mean square error of outputs a fit may leave: little more than it does."""
     beyond: int = 0
     """How many channels more a human could remove, of kinds that the program lets stay."""
     left: tuple[str, ...] = ()
