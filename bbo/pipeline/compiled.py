@@ -61,7 +61,7 @@ def create_programs(
     Raises:
       UsageError: settings that this backend cannot combine.
     """
-    if config.train.parallel == "pmap" and compiler_options(config):
+    if config.train.parallel == "pmap" and compiler_options(config, mesh):
         raise UsageError("bfloat16 on CPU needs compiler options that pmap lacks; use parallel=jit")
     if config.train.parallel == "pmap" and config.train.steps_per_call > 1:
         raise UsageError("steps_per_call above 1 needs parallel=jit")
@@ -97,7 +97,7 @@ def create_train(
             in_one_call(step, config.train.steps_per_call),
             parallel=config.train.parallel,
             mesh=mesh,
-            options=compiler_options(config),
+            options=compiler_options(config, mesh),
         )
 
     how = {"steps": steps, "mapped": mapped, "kept": kept}
@@ -123,7 +123,7 @@ def create_members_step(
         in_one_call(together, config.train.steps_per_call),
         donate_argnums=0,
         out_shardings=NamedSharding(mesh, PartitionSpec()),
-        compiler_options=compiler_options(config),
+        compiler_options=compiler_options(config, mesh),
     )
 
 

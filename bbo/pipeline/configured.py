@@ -3,8 +3,8 @@
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from bbo.data.augmentation import augment, normalize
 from bbo.models.create import create_model
@@ -32,14 +32,16 @@ def model_of(config: ExperimentConfig, **options: Any) -> nn.Module:
     )
 
 
-def compiler_options(config: ExperimentConfig, program: str = "") -> dict[str, Any] | None:
-    """On CPU, some programs do without the YNN fusions.
+def compiler_options(
+    config: ExperimentConfig, mesh: Mesh, program: str = ""
+) -> dict[str, Any] | None:
+    """For CPUs, some programs do without the YNN fusions.
 
     In jaxlib 0.12 they give NaN in bfloat16 now and then; in jaxlib 0.10 least squares of some
     shapes cannot run ("Instruction with unsupported layout in YNN fusion").
     """
     fails = config.train.dtype == "bfloat16" or program == "mend"
-    if fails and jax.default_backend() == "cpu":
+    if fails and mesh.devices.flat[0].platform == "cpu":
         return {"xla_cpu_experimental_ynn_fusion_type": ""}
     return None
 

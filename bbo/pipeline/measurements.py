@@ -70,7 +70,7 @@ def create_measurements(
             program,
             static_argnums=0 if name == "mend" else (),
             out_shardings=NamedSharding(mesh, PartitionSpec()),
-            compiler_options=compiler_options(config, name),
+            compiler_options=compiler_options(config, mesh, name),
         )
         for name, program in programs.items()
     }

@@ -45,6 +45,6 @@ def how_to_install(*modules: str) -> str:
     >>> how_to_install("onnxruntime", "jax2onnx")
     "pip install 'batch-bridgeout[export]' && pip install --no-deps 'jax2onnx>=0.17'"
     """
-    extra = "bench" if "torch" in modules else "export"
+    extra = {"torch": "bench", "libtpu": "tpu"}.get(modules[0], "export")
     alone = " && pip install --no-deps 'jax2onnx>=0.17'" if "jax2onnx" in modules else ""
     return f"pip install '{NAME}[{extra}]'{alone}"

@@ -26,7 +26,7 @@ from bbo.settings.installed import how_to_install, with_names_here
 from bbo.settings.provenance import environment
 from bbo.types import UsageError
 from experiments.benchmark import start_times
-from experiments.command_line import xla
+from experiments.command_line import setting_flags, xla
 
 FLAGS = flags.FlagValues()
 _PLACE = {"flag_values": FLAGS, "module_name": " benchmark"}
@@ -78,7 +78,9 @@ def main(values: flags.FlagValues) -> None:
     out.mkdir(parents=True, exist_ok=True)
     command = with_names_here("python -m experiments.benchmark")
     record: dict[str, Any] = {
-        "command": " ".join([command, *arguments(values)]),
+        "command": " ".join(
+            [command, *setting_flags.given(values, but=("out", "compare", "data_dir"))]
+        ),
         "environment": environment(),
     }
     record["start"] = start_times.import_seconds()
@@ -162,15 +164,6 @@ def read_record(path: str) -> dict[str, Any]:
         return {"steps": record["steps"], "curves": record["curves"]}
     except (OSError, ValueError, KeyError, TypeError):
         raise UsageError(f"compare {path} is not the record.json of a benchmark") from None
-
-
-def arguments(values: flags.FlagValues) -> list[str]:
-    """The flags that were given, but for those that name places."""
-    return [
-        flag.serialize().replace("\n", " ")
-        for name in values
-        if (flag := values[name]).present and name not in ("out", "compare", "data_dir")
-    ]
 
 
 def peaks(values: flags.FlagValues) -> dict[str, float]:

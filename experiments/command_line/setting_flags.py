@@ -128,3 +128,12 @@ def numbers(name: str, texts: Sequence[str]) -> tuple[float, ...]:
             f"{name} is {','.join(texts)!r}; it must be numbers separated by commas, "
             "for instance 0,0.3,0.5"
         ) from None
+
+
+def given(flag_values: flags.FlagValues, *, but: Sequence[str] = ()) -> list[str]:
+    """The flags that were given, as they can be given again; ``but`` those of these names."""
+    return [
+        flag.serialize().replace("\n", " ")
+        for name in flag_values
+        if (flag := flag_values[name]).present and name not in but
+    ]

@@ -1,17 +1,77 @@
 """The table and the figure of ``experiments.scale``, from its rows."""
 
+import importlib.metadata
 import itertools
-from collections.abc import Callable, Sequence
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
+from bbo.files import write_text
+from bbo.pipeline.curve_file import save_figure
+from bbo.settings.config import ExperimentConfig
+from bbo.settings.provenance import environment
+from experiments.report import tables
+from experiments.scale import topology
+from experiments.scale.points import line_of
+
+
+def write(
+    rows: Sequence[dict[str, Any]],
+    config: ExperimentConfig,
+    peaks: Mapping[str, Any],
+    command: str,
+    out: pathlib.Path,
+) -> str:
+    """Writes ``scale.md`` and ``scale.png``; gives the text of the former.
+
+    Args:
+      rows: of ``points.described``.
+      config: the settings that they share.
+      peaks: of each topology.
+      command: that made the rows.
+      out: the folder.
+    """
+    fit = [row for row in rows if "error" not in row]
+    parts = [heading(command, pods=any(peaks))]
+    parts += [peaks_text(pod, of) for pod, of in peaks.items()]
+    if fit:
+        parts += [f"## Steps\n\n{tables.markdown(table_text(fit))}"]
+        parts += [f"## Communication\n\n{tables.markdown(communication_table(fit))}"]
+        parts += [communication_text(fit)]
+        title = f"{config.data.dataset}, {config.train.dtype}; at least, predicted from peaks"
+        save_figure(out / "scale.png", scale_figure(fit, title))
+    lost = [row for row in rows if "error" in row]
+    parts += [
+        f"{row['model']}, {row['noise']}, batch of {row['batch_size']} on "
+        f"{row['topology'] or row['devices']}: {row['error']}"
+        for row in lost
+    ]
+    text = "\n\n".join(parts) + "\n"
+    write_text(out / "scale.md", text)
+    return text
+
+
+def heading(command: str, *, pods: bool) -> str:
+    """What compiled, with libtpu or without."""
+    found = environment()
+    compilers = {"jax": found["versions"]["jax"], "jaxlib": found["versions"]["jaxlib"]}
+    if pods:
+        compilers["libtpu"] = importlib.metadata.version("libtpu")
+    versions = ", ".join(f"{name} {version}" for name, version in compilers.items())
+    return f"`{command}`\n\n{versions}, commit {found['commit']}"
+
 
 def table_text(rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
     """The table for people; counts are of each device and step."""
+    on_pods = any(row["topology"] for row in rows)
     return [
         {
+            "network": row["model"],
+            "noise": row["noise"],
+            **({"topology": row["topology"]} if on_pods else {}),
             "scaling": row["scaling"],
             "width": f"{row['width']:g}",
             "devices": row["devices"],
@@ -20,6 +80,7 @@ def table_text(rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
             "GFLOPs": f"{row['flops'] / 1e9:.3g}",
             "MB moved": f"{row['bytes_accessed'] / 1e6:.0f}",
             "MB memory": f"{row['memory_bytes'] / 1e6:.0f}",
+            **({"of memory (%)": f"{100 * row['memory_share']:.1f}"} if on_pods else {}),
             "collectives": row["num_collectives"],
             "MB reduced": f"{row['all_reduce_bytes'] / 1e6:.3f}",
             "bytes not in closed form": row["unexplained_bytes"],
@@ -32,12 +93,38 @@ def table_text(rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
     ]
 
 
-def peaks_text(peaks: Any) -> str:
+def peaks_text(pod: str, peaks: Any) -> str:
     """What the prediction takes for granted, and where it is from."""
+    links = f"{topology.parse(pod).rings} of the links" if pod else "link"
     return (
-        f"Each device: {peaks.flops:.3g} FLOP/s, memory {peaks.bandwidth:.3g} bytes/s, link "
-        f"{peaks.link:.3g} bytes/s, {peaks.latency:g} s an exchange; {peaks.source}"
+        f"Each device{' of ' if pod else ''}{pod}: {peaks.flops:.3g} FLOP/s, memory "
+        f"{peaks.bandwidth:.3g} bytes/s, {links} {peaks.link:.3g} bytes/s, {peaks.latency:g} s an "
+        f"exchange; {peaks.source}"
     )
+
+
+def communication_table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A line for each of the figure: where communication takes longer than all else."""
+    found = []
+    for _, of_one in itertools.groupby(rows, line_of):
+        line = list(of_one)
+        last = line[-1]
+        slow = [row["devices"] for row in line if row["bound"] == "communication"]
+        found.append(
+            {
+                "network": last["model"],
+                "noise": last["noise"],
+                "chip": last["topology"].partition(":")[0] or "-",
+                "scaling": last["scaling"],
+                "width": f"{last['width']:g}",
+                "batch": last["batch"],
+                "longest from (devices)": min(slow, default="none"),
+                "up to (devices)": last["devices"],
+                "then exchanges": last["num_collectives"],
+                "which may take (us)": f"{1e6 * last['latency_limit']:.1f}",
+            }
+        )
+    return found
 
 
 def communication_text(rows: Sequence[dict[str, Any]]) -> str:
@@ -62,8 +149,9 @@ def scale_figure(rows: Sequence[dict[str, Any]], title: str) -> Figure:
     scalings = list(dict.fromkeys(row["scaling"] for row in rows))
     figure = Figure(figsize=(14, 3.8 * len(scalings) + 0.6), layout="constrained")
     grid = figure.subplots(len(scalings), 3, squeeze=False, sharex=True, sharey="col")
+    lines = [line for _, line in itertools.groupby(rows, line_of) for line in [list(line)]]
     for scaling, panels in zip(scalings, grid, strict=True):
-        draw_scaling([row for row in rows if row["scaling"] == scaling], panels)
+        draw_lines([line for line in lines if line[0]["scaling"] == scaling], panels)
         fixed = "batch of all devices" if scaling == "strong" else "batch of each device"
         panels[0].set_ylabel(f"{scaling} scaling: {fixed} fixed\n\nms a step (dotted: ideal)")
         panels[1].set_ylabel("memory of each device (MB)")
@@ -71,32 +159,35 @@ def scale_figure(rows: Sequence[dict[str, Any]], title: str) -> Figure:
     for panel in grid[-1]:
         panel.set_xlabel("devices")
     handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", title="width, batch", fontsize=9)
+    figure.legend(handles, labels, loc="outside right upper", fontsize=9)
     figure.suptitle(title, fontsize=11)
     return figure
 
 
-def draw_scaling(rows: Sequence[dict[str, Any]], panels: Any) -> None:
-    """Three panels: a colour for each width, a style for each batch."""
-    widths, batches = (
-        list(dict.fromkeys(row[name] for row in rows)) for name in ("width", "batch")
-    )
+def draw_lines(lines: Sequence[list[dict[str, Any]]], panels: Any) -> None:
+    """Three panels: a colour for each network, a marker for each noise, chip and batch."""
+    networks = list(dict.fromkeys((line[0]["model"], line[0]["width"]) for line in lines))
+    others = list(dict.fromkeys(map(other_of, lines)))
+    devices = sorted({row["devices"] for line in lines for row in line})
     shown: tuple[Callable[[dict[str, Any]], float], ...] = (
         lambda row: 1e3 * row["step_seconds"],
         lambda row: row["memory_bytes"] / 1e6,
         lambda row: 100 * row["communication_share"],
     )
-    for width, batch in itertools.product(widths, batches):
-        line = [row for row in rows if (row["width"], row["batch"]) == (width, batch)]
-        devices = [row["devices"] for row in line]
-        look = {"color": f"C{widths.index(width)}", "marker": "os^vD"[batches.index(batch) % 5]}
+    for line in lines:
+        first, counts = line[0], [row["devices"] for row in line]
+        look = {
+            "color": f"C{networks.index((first['model'], first['width']))}",
+            "marker": "os^vD"[others.index(other_of(line)) % 5],
+        }
+        label = f"{first['model']}, width {first['width']:g}, {', '.join(other_of(line))}"
         for panel, value in zip(panels, shown, strict=True):
-            panel.plot(devices, list(map(value, line)), label=f"{width:g}, {batch}", **look)
+            panel.plot(counts, list(map(value, line)), label=label, **look)
         ideal = [
-            shown[0](line[0]) * (1 if row["scaling"] == "weak" else devices[0] / row["devices"])
-            for row in line
+            shown[0](first) * (1 if first["scaling"] == "weak" else counts[0] / count)
+            for count in counts
         ]
-        panels[0].plot(devices, ideal, color=look["color"], linestyle=":")
+        panels[0].plot(counts, ideal, color=look["color"], linestyle=":")
     for panel in panels:
         panel.set_xscale("log", base=2)
         panel.set_xticks(devices, map(str, devices))
@@ -107,3 +198,10 @@ def draw_scaling(rows: Sequence[dict[str, Any]], panels: Any) -> None:
         panel.yaxis.set_major_formatter("{x:g}")
         panel.yaxis.set_minor_formatter("")
     panels[2].set_ylim(bottom=0)
+
+
+def other_of(line: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    """What a line of the figure is of, besides a network."""
+    row = line[0]
+    chip = (row["topology"].partition(":")[0],) if row["topology"] else ()
+    return (row["noise"], *chip, f"batch {row['batch']}")

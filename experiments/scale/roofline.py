@@ -26,6 +26,8 @@ class Peaks(NamedTuple):
     """Where the numbers are from."""
     latency: float = 0.0
     """Seconds that an exchange between all devices takes whatever its size."""
+    memory: float = math.inf
+    """Bytes that it holds."""
 
 
 class Prediction(NamedTuple):
@@ -47,14 +49,20 @@ class Prediction(NamedTuple):
 
 
 _H100 = "data sheet of the H100 SXM (HBM3, NVLink in one direction, {} products, not sparse)"
-_TPU_V4 = "data sheet of TPU v4 (HBM2, one of its six links, bfloat16 products)"
+_TPU = "data sheet of TPU {} ({}, one direction of one of its {} links, bfloat16 products)"
+_TPUS = {  # cloud.google.com/tpu/docs/v4, v5e, v5p and v6e, November 2026
+    "tpu_v4": Peaks(275e12, 1.2e12, 50e9, _TPU.format("v4", "HBM2", "six"), memory=32e9),
+    "tpu_v5e": Peaks(197e12, 819e9, 50e9, _TPU.format("v5e", "HBM2", "four"), memory=16e9),
+    "tpu_v5p": Peaks(459e12, 2765e9, 100e9, _TPU.format("v5p", "HBM2e", "six"), memory=95e9),
+    "tpu_v6e": Peaks(918e12, 1600e9, 100e9, _TPU.format("v6e", "HBM", "four"), memory=32e9),
+}
 DATA_SHEETS: dict[str, dict[str, Peaks]] = {
     # jax multiplies float32 as TF32 on this GPU and as bfloat16 on a TPU, unless told otherwise.
     "h100": {
-        "float32": Peaks(494.7e12, 3.35e12, 450e9, _H100.format("TF32")),
-        "bfloat16": Peaks(989.4e12, 3.35e12, 450e9, _H100.format("bfloat16")),
+        "float32": Peaks(494.7e12, 3.35e12, 450e9, _H100.format("TF32"), memory=80e9),
+        "bfloat16": Peaks(989.4e12, 3.35e12, 450e9, _H100.format("bfloat16"), memory=80e9),
     },
-    "tpu_v4": dict.fromkeys(("float32", "bfloat16"), Peaks(275e12, 1.2e12, 50e9, _TPU_V4)),
+    **{name: dict.fromkeys(("float32", "bfloat16"), peaks) for name, peaks in _TPUS.items()},
 }
 """What manufacturers promise, not what was measured, by the dtype of the computation."""
 

@@ -1,8 +1,9 @@
 """How a training step grows with devices, batch and width: read off its compiled program.
 
 Nothing is run and no array is made: shapes suffice to compile a step, and the fake devices of one
-CPU to compile it for many. Counts are those of the program that this backend makes; another one
-fuses otherwise (bytes accessed, temporaries), but has to send the same.
+CPU, or TPUs that are not there, to compile it for many. Counts are those of the program that this
+backend makes; another one fuses otherwise (bytes accessed, temporaries), but has to send the same
+arrays.
 """
 
 import functools
@@ -39,7 +40,7 @@ INSTRUCTION = re.compile(rf" = ([^%]*?) ({'|'.join(SENT)})(?:-done)?\(")
 ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
 """An array in a type: its element, the bits of that, its shape."""
 QUICKLY = {"xla_backend_optimization_level": 0}
-"""Compiles in half the time: other machine code, of the same instructions."""
+"""For CPUs: compiles in half the time; other machine code, of the same instructions."""
 
 
 class Collective(NamedTuple):
@@ -86,7 +87,7 @@ class Communication(NamedTuple):
     """Bytes that data-parallel training has to sum over the devices in a step."""
 
     gradients: int
-    """Four for each parameter."""
+    """Four for each parameter, or two."""
     forward: int
     """Of BatchNorm: the means of x and of x squared, for each channel."""
     backward: int
@@ -122,15 +123,13 @@ def step_shapes(
     """The training step and its arguments, as ``jax.ShapeDtypeStruct`` with shardings.
 
     Args:
-      config: all settings; ``train.batch_size`` is that of all devices together; one step is looked
-        at, whatever ``train.steps_per_call``.
+      config: all settings; ``train.batch_size`` is that of all devices together.
       mesh: the devices.
       num_images: in the data set.
 
     Raises:
       UsageError: settings that do not fit each other or the devices.
     """
-    config = override(config, steps_per_call=1)
     info, batch_size = config.data.info, config.train.batch_size
     check_divides(batch_size, mesh.size)
     optimizer = create_optimizer(
@@ -147,10 +146,13 @@ def step_shapes(
         rng,
     )
     kinds = {"row": jnp.int32, "index": jnp.int32, "valid": jnp.bool_}
-    choice = {name: jax.ShapeDtypeStruct((batch_size,), kind) for name, kind in kinds.items()}
+    calls = (config.train.steps_per_call,) if config.train.steps_per_call > 1 else ()
+    choice = {
+        name: jax.ShapeDtypeStruct((*calls, batch_size), kind) for name, kind in kinds.items()
+    }
     state = jax.eval_shape(lambda rng: fresh(rng, info.image_shape), rng)
     everywhere = NamedSharding(mesh, PartitionSpec())
-    split = NamedSharding(mesh, PartitionSpec(AXIS))
+    split = NamedSharding(mesh, PartitionSpec(*[None for _ in calls], AXIS))
     placed = _placed(state, everywhere), _placed(images, everywhere), _placed(choice, split)
     return made.train, placed
 
@@ -170,14 +172,16 @@ def step_cost(config: ExperimentConfig, mesh: Mesh, num_images: int) -> StepCost
     Raises:
       UsageError: settings that do not fit each other or the devices.
     """
-    # XLA counts all rows of a table as read, though the step reads those of the batch alone: it is
-    # given a table of as many rows, and the others are added to the memory.
     check_divides(config.train.batch_size, mesh.size)
-    shown = config.train.batch_size // mesh.size
+    on_cpu = platform_of(mesh) == "cpu"
+    # For CPUs XLA counts all rows of a table as read, though the step reads those of the batch
+    # alone: it is given a table of as many rows, and the others are added to the memory. For TPUs
+    # it lays out a table by its size.
+    shown = config.train.batch_size // mesh.size if on_cpu else num_images
     step, arguments = step_shapes(config, mesh, shown)
     # Under pmap it is a function that calls a compiled one.
     compilable: Any = jax.jit(step) if config.train.parallel == "pmap" else step
-    compiled = compilable.lower(*arguments).compile(compiler_options=QUICKLY)
+    compiled = compilable.lower(*arguments).compile(compiler_options=QUICKLY if on_cpu else None)
     counts, memory = compiled.cost_analysis(), compiled.memory_analysis()
     per_image = array_bytes(arguments[1][:2]) // shown
     return StepCost(
@@ -192,16 +196,23 @@ def step_cost(config: ExperimentConfig, mesh: Mesh, num_images: int) -> StepCost
     )
 
 
+def platform_of(mesh: Mesh) -> str:
+    """What its devices are: ``cpu``, ``gpu`` or ``tpu``."""
+    return mesh.devices.flat[0].platform
+
+
 def step_macs(config: ExperimentConfig) -> int:
     """Multiply-adds of a training step, forward and backward, of all devices together."""
     # What pmap compiles, and what has options for the compiler, cannot be looked into; and to look
     # into draws of millions of numbers takes much memory, though noise multiplies no matrices.
-    config = override(config, parallel="jit", dtype="float32", noise="none")
+    config = override(config, parallel="jit", dtype="float32", noise="none", steps_per_call=1)
     step, arguments = step_shapes(config, data_mesh(jax.devices()[:1]), 1)
     return compaction.count_macs(step, *arguments)
 
 
-def expected_communication(state: TrainState, devices: int, parallel: str) -> Communication:
+def expected_communication(
+    state: TrainState, devices: int, parallel: str, *, halved: bool = False
+) -> Communication:
     """What has to be summed over the devices, whatever the batch and the noise.
 
     The backward pass of BatchNorm needs three sums for each channel: of the gradients of its
@@ -213,12 +224,16 @@ def expected_communication(state: TrainState, devices: int, parallel: str) -> Co
       state: shapes suffice. Each norm has scale and bias.
       devices: how many.
       parallel: ``jit`` or ``pmap``.
+      halved: the gradients of all but norms are summed in bfloat16. With that dtype and jit XLA
+        does so for TPUs; for CPUs it has no sum but of float32.
     """
     if devices == 1:
         return Communication(0, 0, 0, 0)
     statistics = array_bytes(state.batch_stats)
+    of_norms = statistics // 4
+    params = num_params(state.params)
     return Communication(
-        gradients=4 * num_params(state.params),
+        gradients=2 * (params + of_norms) if halved else 4 * params,
         forward=statistics,
         backward=statistics if parallel == "pmap" else statistics // 2,
         metrics=4 * len(METRICS),
@@ -238,7 +253,9 @@ def step_counts(config: ExperimentConfig, mesh: Mesh, num_images: int) -> dict[s
     """
     taken = step_cost(config, mesh, num_images)
     _, (state, _, _) = step_shapes(config, mesh, num_images)
-    expected = expected_communication(state, mesh.size, config.train.parallel)
+    how = (config.train.parallel, config.train.dtype, platform_of(mesh))
+    halved = how == ("jit", "bfloat16", "tpu")
+    expected = expected_communication(state, mesh.size, config.train.parallel, halved=halved)
     reduced = sum(one.num_bytes for one in taken.collectives if one.kind == "all-reduce")
     others = sum(one.num_bytes for one in taken.collectives) - reduced
     return {
