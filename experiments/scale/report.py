@@ -79,6 +79,7 @@ def table_text(rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
             "GMACs": f"{row['macs'] / 1e9:.3g}",
             "GFLOPs": f"{row['flops'] / 1e9:.3g}",
             "MB moved": f"{row['bytes_accessed'] / 1e6:.0f}",
+            **({"Mcycles": f"{row['estimated_cycles'] / 1e6:.3g}"} if on_pods else {}),
             "MB memory": f"{row['memory_bytes'] / 1e6:.0f}",
             **({"of memory (%)": f"{100 * row['memory_share']:.1f}"} if on_pods else {}),
             "collectives": row["num_collectives"],

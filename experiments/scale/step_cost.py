@@ -25,6 +25,7 @@ from bbo.training.devices import AXIS, check_divides, data_mesh
 from bbo.training.optimizer import create_optimizer
 from bbo.training.step import METRICS, TrainState, create_state
 from bbo.types import PyTree
+from experiments.scale.tpu_program import estimated_cycles, off_chip_bytes
 
 SENT: dict[str, Callable[[int], float]] = {
     "all-reduce": lambda n: 2 * (n - 1) / n,
@@ -62,7 +63,7 @@ class StepCost(NamedTuple):
     flops: float
     """Floating-point operations of all kinds: a multiply-add (MAC) is two of them."""
     bytes_accessed: float
-    """Read and written by the fused operations, in and out of memory."""
+    """Read and written by the fused operations, in and out of memory (of TPUs: off the chip)."""
     arguments: int
     """Bytes: the state, all images of the data set, the choice of a batch."""
     outputs: int
@@ -71,6 +72,8 @@ class StepCost(NamedTuple):
     """Bytes: activations, gradients."""
     aliased: int
     """Bytes of the outputs that take the place of arguments."""
+    cycles: int = 0
+    """Of a TPU, as XLA estimates it for its instructions; it says none for others."""
 
     @property
     def memory(self) -> int:
@@ -184,15 +187,18 @@ def step_cost(config: ExperimentConfig, mesh: Mesh, num_images: int) -> StepCost
     compiled = compilable.lower(*arguments).compile(compiler_options=QUICKLY if on_cpu else None)
     counts, memory = compiled.cost_analysis(), compiled.memory_analysis()
     per_image = array_bytes(arguments[1][:2]) // shown
+    text, on_tpu = compiled.as_text(), platform_of(mesh) == "tpu"
+    steps = config.train.steps_per_call  # XLA counts what a loop does once
     return StepCost(
         devices=mesh.size,
-        collectives=collectives_in(compiled.as_text()),
+        collectives=collectives_in(text),
         flops=counts["flops"],
-        bytes_accessed=counts["bytes accessed"],
+        bytes_accessed=off_chip_bytes(text) / steps if on_tpu else counts["bytes accessed"],
         arguments=memory.argument_size_in_bytes + (num_images - shown) * per_image,
         outputs=memory.output_size_in_bytes,
         temporaries=memory.temp_size_in_bytes,
         aliased=memory.alias_size_in_bytes,
+        cycles=estimated_cycles(text) // steps if on_tpu else 0,
     )
 
 
@@ -262,6 +268,7 @@ def step_counts(config: ExperimentConfig, mesh: Mesh, num_images: int) -> dict[s
         "params": num_params(state.params),
         "flops": taken.flops,
         "bytes_accessed": taken.bytes_accessed,
+        **({"estimated_cycles": taken.cycles} if taken.cycles else {}),
         "memory_bytes": taken.memory,
         "argument_bytes": taken.arguments,
         "output_bytes": taken.outputs,
