@@ -16,7 +16,7 @@ class Images(NamedTuple):
     """A split on the devices, with the key of the randomness applied to it."""
 
     image: Array
-    """uint8 [n, h, w, c]."""
+    """uint8 [n, h * w * c]; of more axes a TPU would lay out the whole split anew in each step."""
     label: Array
     """int32 [n]."""
     rng: Rng
@@ -51,7 +51,8 @@ def batch_of(
 ) -> Batch:
     """Chosen images, augmented if there is a key, and normalised."""
     info = config.data.info
-    pixels, index = images.image[choice["row"]], choice["index"]
+    pixels = images.image[choice["row"]].reshape(-1, *info.image_shape)
+    index = choice["index"]
     if augment_rng is not None and config.data.augment:
         pixels = augment(augment_rng, pixels, index=index, padding=info.padding, flip=info.flip)
     return {

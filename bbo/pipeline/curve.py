@@ -198,7 +198,7 @@ def _zero_units(
 
 def find_channels(run: Run, variables: PyTree) -> Channels:
     """The channels of a run's network."""
-    image = jax.ShapeDtypeStruct((1, *run.images["train"].image.shape[1:]), jnp.float32)
+    image = jax.ShapeDtypeStruct((1, *run.config.data.info.image_shape), jnp.float32)
     return compaction.find_channels(run.programs.model.apply, variables, image)
 
 

@@ -1,6 +1,7 @@
 """A run made ready, and what all of its stages need of it."""
 
 import functools
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -129,9 +130,12 @@ def set_up(
         images = {name: held._replace(rng=rng) for name, held in like.images.items()}
     else:
         splits = {"train": dataset.training, "test": dataset.test}
-        images = replicate(
-            {name: Images(*split, rngs["train"]) for name, split in splits.items()}, mesh
-        )
+        pixels = math.prod(info.image_shape)
+        held = {
+            name: Images(split.image.reshape(-1, pixels), split.label, rngs["train"])
+            for name, split in splits.items()
+        }
+        images = replicate(held, mesh)
     return Run(
         config=config,
         mesh=mesh,

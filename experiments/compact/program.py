@@ -249,7 +249,7 @@ def measure(
     from experiments.compact import savings
 
     sizes, networks = batch_sizes(values), networks_of(run, variables)
-    shape = run.images["test"].image.shape[1:]
+    shape = run.config.data.info.image_shape
     counts = {
         name: savings.counted(network, shape, max(sizes)) for name, network in networks.items()
     }

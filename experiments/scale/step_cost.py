@@ -144,7 +144,7 @@ def step_shapes(
     fresh = functools.partial(create_state, made.model, optimizer)
     rng = jax.eval_shape(lambda: jax.random.key(0))
     images = Images(
-        jax.ShapeDtypeStruct((num_images, *info.image_shape), jnp.uint8),
+        jax.ShapeDtypeStruct((num_images, math.prod(info.image_shape)), jnp.uint8),
         jax.ShapeDtypeStruct((num_images,), jnp.int32),
         rng,
     )

@@ -31,4 +31,4 @@ def trained(run):
 
 
 def macs_of(run, model, variables):
-    return sum(cost.layer_macs(model, variables, run.images["test"].image.shape[1:]).values())
+    return sum(cost.layer_macs(model, variables, run.config.data.info.image_shape).values())

@@ -151,7 +151,8 @@ def _difference(run: Run, one: tuple[nn.Module, PyTree], other: tuple[nn.Module,
 def example_images(run: Run, count: int) -> Array:
     """The first test images as the network reads them: [count, h, w, c], float32."""
     info = run.config.data.info
-    return normalize(run.images["test"].image[:count], info.mean, info.std, jnp.dtype(jnp.float32))
+    images = run.images["test"].image[:count].reshape(-1, *info.image_shape)
+    return normalize(images, info.mean, info.std, jnp.dtype(jnp.float32))
 
 
 def accuracy_of(config: ExperimentConfig, variables: PyTree) -> float:
