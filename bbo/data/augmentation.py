@@ -26,15 +26,34 @@ def augment(rng: Rng, images: Array, *, index: Array, padding: int, flip: bool) 
     if not (padding or flip):
         return images
 
-    def augment_one(position, image):
+    def drawn(position: Array) -> tuple[Array, Array]:
         crop_rng, flip_rng = jax.random.split(jax.random.fold_in(rng, position))
-        padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
-        top, left = jax.random.randint(crop_rng, (2,), 0, 2 * padding + 1, jnp.int32)
-        image = lax.dynamic_slice(padded, (top, left, jnp.int32(0)), image.shape)
-        turned = jax.random.bernoulli(flip_rng) if flip else False
-        return jnp.where(turned, image[:, ::-1], image)
+        place = jax.random.randint(crop_rng, (2,), 0, 2 * padding + 1, jnp.int32)
+        return place, jax.random.bernoulli(flip_rng) if flip else jnp.zeros((), bool)
 
-    return jax.vmap(augment_one)(index, images)
+    place, turned = jax.vmap(drawn)(index)
+    for axis in (1, 2):
+        images = _shifted(images, place[:, axis - 1], padding, axis)
+    if flip:
+        images = jnp.where(turned[:, None, None, None], images[:, :, ::-1], images)
+    return images
+
+
+def _shifted(images: Array, start: Array, padding: int, axis: int) -> Array:
+    """Each image from ``start`` [n] on along an axis of it, padded with zeros on both sides.
+
+    A choice among all shifts, which are few: a slice at a place of each image's own is a loop over
+    the images on a TPU.
+    """
+    around = [(0, 0)] * images.ndim
+    around[axis] = (padding, padding)
+    padded, length = jnp.pad(images, around), images.shape[axis]
+    start = start.reshape(-1, 1, 1, 1)
+    found = images
+    for first in range(2 * padding + 1):
+        shift = lax.slice_in_dim(padded, first, first + length, axis=axis)
+        found = jnp.where(start == first, shift, found)
+    return found
 
 
 def normalize(
