@@ -64,34 +64,41 @@ def heading(command: str, *, pods: bool) -> str:
     return f"`{command}`\n\n{versions}, commit {found['commit']}"
 
 
-def table_text(rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
-    """The table for people; counts are of each device and step."""
-    on_pods = any(row["topology"] for row in rows)
-    return [
-        {
-            "network": row["model"],
-            "noise": row["noise"],
-            **({"topology": row["topology"]} if on_pods else {}),
-            "scaling": row["scaling"],
-            "width": f"{row['width']:g}",
-            "devices": row["devices"],
-            "batch": row["batch_size"],
-            "GMACs": f"{row['macs'] / 1e9:.3g}",
-            "GFLOPs": f"{row['flops'] / 1e9:.3g}",
-            "MB moved": f"{row['bytes_accessed'] / 1e6:.0f}",
-            **({"Mcycles": f"{row['estimated_cycles'] / 1e6:.3g}"} if on_pods else {}),
-            "MB memory": f"{row['memory_bytes'] / 1e6:.0f}",
-            **({"of memory (%)": f"{100 * row['memory_share']:.1f}"} if on_pods else {}),
-            "collectives": row["num_collectives"],
-            "MB reduced": f"{row['all_reduce_bytes'] / 1e6:.3f}",
-            "bytes not in closed form": row["unexplained_bytes"],
-            "ms a step": f"{1e3 * row['step_seconds']:.3g}",
-            "bound by": row["bound"],
-            "communication (%)": f"{100 * row['communication_share']:.1f}",
-            "efficiency (%)": f"{100 * row['efficiency']:.0f}",
-        }
-        for row in rows
-    ]
+def table_text(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The table for people, but for some columns where all rows are alike; of a device and step."""
+    table = [line_text(row) for row in rows]
+    alike = {name for name in ALIKE if len({line[name] for line in table}) == 1}
+    return [{name: line[name] for name in line if name not in alike} for line in table]
+
+
+ALIKE = ("scaling", "width", "bytes not in closed form")
+"""Columns that are not shown where all rows have the same."""
+
+
+def line_text(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A line of the table."""
+    on_pod = row["topology"]
+    return {
+        "network": row["model"],
+        "noise": row["noise"],
+        "scaling": row["scaling"],
+        "width": f"{row['width']:g}",
+        **({"topology": row["topology"]} if on_pod else {"devices": row["devices"]}),
+        "batch": row["batch_size"],
+        "GMACs": f"{row['macs'] / 1e9:.3g}",
+        "GFLOPs": f"{row['flops'] / 1e9:.3g}",
+        "MB moved": f"{row['bytes_accessed'] / 1e6:.3g}",
+        **({"Mcycles": f"{row['estimated_cycles'] / 1e6:.3g}"} if on_pod else {}),
+        "MB memory": f"{row['memory_bytes'] / 1e6:.3g}",
+        **({"of memory (%)": f"{100 * row['memory_share']:.1f}"} if on_pod else {}),
+        "collectives": row["num_collectives"],
+        "MB reduced": f"{row['all_reduce_bytes'] / 1e6:.3f}",
+        "bytes not in closed form": row["unexplained_bytes"],
+        "ms a step": f"{1e3 * row['step_seconds']:.3g}",
+        "bound by": row["bound"],
+        "communication (%)": f"{100 * row['communication_share']:.1f}",
+        "efficiency (%)": f"{100 * row['efficiency']:.0f}",
+    }
 
 
 def peaks_text(pod: str, peaks: Any) -> str:
@@ -121,11 +128,16 @@ def communication_table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 "batch": last["batch"],
                 "longest from (devices)": min(slow, default="none"),
                 "up to (devices)": last["devices"],
-                "then exchanges": last["num_collectives"],
-                "which may take (us)": f"{1e6 * last['latency_limit']:.1f}",
+                "exchanges there": last["num_collectives"],
+                "each may take (us)": limit_text(last),
             }
         )
     return found
+
+
+def limit_text(row: Mapping[str, Any]) -> str:
+    """Microseconds that an exchange may take before communication takes longest."""
+    return f"{1e6 * row['latency_limit']:.1f}" if row["num_collectives"] else "-"
 
 
 def communication_text(rows: Sequence[dict[str, Any]]) -> str:
