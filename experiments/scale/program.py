@@ -27,7 +27,6 @@ from typing import Any
 
 from absl import flags
 
-from bbo.files import write_text
 from bbo.settings.catalog import DATASETS, REGULARISERS
 from bbo.settings.config import ExperimentConfig, override
 from bbo.settings.installed import with_names_here
@@ -79,8 +78,6 @@ def main(values: flags.FlagValues) -> None:
         topology.prepare()
     make_devices(1 if values["topology"].value else max(point.devices for point in points))
     # Only now the heavy part: a mistake is told within a second.
-    import pandas as pd
-
     from experiments.scale.points import described
     from experiments.scale.report import write
 
@@ -88,14 +85,14 @@ def main(values: flags.FlagValues) -> None:
     for pod in filter(None, pods):
         topology.devices(topology.parse(pod))
     peaks = {pod: peaks_from(values, pod) for pod in pods}
+    command = f"python -m experiments.scale {' '.join(setting_flags.given(values, but=('out',)))}"
     rows: list[dict[str, Any]] = []
+    text = ""
     for row in described(points, config, values["images"].value, peaks):
         rows.append(row)
-        out.mkdir(parents=True, exist_ok=True)
         # As far as it has come: compiling may take an hour.
-        write_text(out / "scale.csv", pd.DataFrame(rows).to_csv(index=False))
-    command = f"python -m experiments.scale {' '.join(setting_flags.given(values, but=('out',)))}"
-    print(write(rows, config, peaks, with_names_here(command), out))
+        text = write(rows, config, peaks, with_names_here(command), out)
+    print(text)
     print(f"Table:  {out / 'scale.csv'}\nPlot:   {out / 'scale.png'}")
 
 

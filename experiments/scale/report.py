@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
@@ -25,7 +26,7 @@ def write(
     command: str,
     out: pathlib.Path,
 ) -> str:
-    """Writes ``scale.md`` and ``scale.png``; gives the text of the former.
+    """Writes ``scale.csv``, ``scale.md`` and ``scale.png``; gives the text of the second.
 
     Args:
       rows: of ``points.described``.
@@ -34,6 +35,8 @@ def write(
       command: that made the rows.
       out: the folder.
     """
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / "scale.csv", pd.DataFrame(rows).to_csv(index=False))
     fit = [row for row in rows if "error" not in row]
     parts = [heading(command, pods=any(peaks))]
     parts += [peaks_text(pod, of) for pod, of in peaks.items()]

@@ -19,6 +19,8 @@ ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
+    # Only the chips are one process's own.
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
     # Of this one nothing depends; without it libtpu says that it could not find it out.
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     # What was compiled for devices that are not there cannot be read again.

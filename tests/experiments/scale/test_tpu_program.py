@@ -1,5 +1,7 @@
 """What is read off the text of a TPU program, on one small enough to count by hand."""
 
+import re
+
 from experiments.scale.tpu_program import estimated_cycles, off_chip, off_chip_bytes
 
 # A table of 50 rows of 128 bytes, of which 8 are gathered; a loop of 5 turns; a copy in parts.
@@ -15,7 +17,7 @@ PROGRAM = """HloModule jit_step, is_scheduled=true
   %turn = (s32[]{:T(128)}, f32[8,128]{1,0:T(8,128)}) parameter(0)
   %count = s32[]{:T(128)S(6)} get-tuple-element(%turn), index=0
   %held = f32[8,128]{1,0:T(8,128)} get-tuple-element(%turn), index=1
-  %negated = f32[8,128]{1,0:T(8,128)} negate(%held), backend_config={"estimated_cycles":"100"}
+  %negated = f32[8,128]{1,0:T(8,128)} negate(%held), CYCLES100
   ROOT %next = (s32[]{:T(128)}, f32[8,128]{1,0:T(8,128)}) tuple(%count, %negated)
 }
 
@@ -30,17 +32,21 @@ ENTRY %main (table: u8[50,128], rows: s32[8], x: f32[8,100]) -> f32[8,128] {
   %table = u8[50,128]{1,0:T(8,128)(4,1)} parameter(0)
   %rows = s32[8]{0:T(128)S(1)} parameter(1)
   %x = f32[8,100]{1,0:T(8,128)} parameter(2)
-  %taken = u8[8,128]{1,0:T(8,128)(4,1)S(1)} fusion(%table, /*index=1*/%rows), kind=kCustom, calls=%fused, backend_config={"estimated_cycles":"30"}
-  %copy-start = (f32[8,100]{1,0:T(8,128)S(1)}, f32[8,100]{1,0:T(8,128)}, u32[]{:S(2)}) copy-start(%x)
-  %copy-done = f32[8,100]{1,0:T(8,128)S(1)} copy-done(%copy-start)
-  %slice-start = ((f32[8,100]{1,0:T(8,128)}), f32[8,100]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%x), slice={[0:8], [0:100]}
-  %slice-done = f32[8,100]{1,0:T(8,128)S(1)} slice-done(%slice-start)
-  %wide = f32[8,128]{1,0:T(8,128)} pad(%copy-done), backend_config={"estimated_cycles":"7"}
+  %taken = u8[8,128]{1,0:T(8,128)(4,1)S(1)} fusion(%table, /*index=1*/%rows), calls=%fused, CYCLES30
+  %copy-start = (X{S1}, X, u32[]{:S(2)}) copy-start(%x)
+  %copy-done = X{S1} copy-done(%copy-start)
+  %slice-start = ((X), X{S1}, s32[]{:S(2)}) slice-start(%x), slice={[0:8], [0:100]}
+  %slice-done = X{S1} slice-done(%slice-start)
+  %wide = f32[8,128]{1,0:T(8,128)} pad(%copy-done), CYCLES7
   %begin = (s32[]{:T(128)}, f32[8,128]{1,0:T(8,128)}) tuple(%zero, %wide)
   %loop = (s32[]{:T(128)}, f32[8,128]{1,0:T(8,128)}) while(%begin), condition=%condition, body=%body
   ROOT %end = f32[8,128]{1,0:T(8,128)} get-tuple-element(%loop), index=1
 }
 """
+PROGRAM = PROGRAM.replace("X{S1}", "f32[8,100]{1,0:T(8,128)S(1)}").replace(
+    "X", "f32[8,100]{1,0:T(8,128)}"
+)
+PROGRAM = re.sub(r"CYCLES(\d+)", r'backend_config={"estimated_cycles":"\1"}', PROGRAM)
 BLOCK = 4 * 8 * 128
 
 
