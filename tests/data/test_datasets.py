@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -139,6 +140,17 @@ def test_each_image_is_one_of_its_crops_equally_often(padding, flips):
         for value in values:
             count = sum(draw[axis] == value for draw in drawn)
             assert abs(count - n * p) <= 4 * math.sqrt(n * p * (1 - p))
+
+
+def test_a_crop_takes_no_slice_at_a_place_of_each_image():
+    """Which are a loop over the images on a TPU."""
+    program = str(
+        jax.make_jaxpr(lambda x: augment(jax.random.key(0), x, index=INDEX, padding=2, flip=True))(
+            IMAGES
+        )
+    )
+    assert "select_n" in program and "pad" in program
+    assert not {"gather", "dynamic_slice"} & set(re.findall(r"\w+", program))
 
 
 def test_an_image_is_augmented_by_its_global_position():

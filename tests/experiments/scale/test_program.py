@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import jax
 import pytest
 from mistakes import check_told
 from pytest import approx
@@ -12,8 +13,7 @@ from pytest import approx
 from experiments.command_line import program as cli
 from experiments.scale.program import FLAGS, main, peaks_from
 from experiments.scale.report import communication_text
-
-pytestmark = pytest.mark.slow
+from experiments.scale.roofline import DATA_SHEETS
 
 PEAKS = ("--peak_flops=1e9", "--bandwidth=1e9", "--link=1e8", "--latency=1e-4")
 
@@ -22,15 +22,19 @@ def run_program(*argv):
     return cli.run_program(main, FLAGS, ["scale", *map(str, argv)])
 
 
+@pytest.mark.slow
 def test_what_it_leaves(tmp_path, capsys):
     out = tmp_path / "new/scale"
     small = ("--model=small_cnn", "--dataset=digits", "--images=100", "--widths=0.25")
     sizes = ("--devices=8,1", "--batch_sizes=16")
     assert run_program(f"--out={out}", *small, *sizes, *PEAKS) == 0
     printed = capsys.readouterr().out
-    assert {path.name for path in out.iterdir()} == {"scale.csv", "scale.png"}
+    assert {path.name for path in out.iterdir()} == {"scale.csv", "scale.md", "scale.png"}
     assert printed.endswith(f"Table:  {out / 'scale.csv'}\nPlot:   {out / 'scale.png'}\n")
+    assert (out / "scale.md").read_text() in printed
     assert "link 1e+08 bytes/s, 0.0001 s an exchange; given numbers\n" in printed
+    command = "`python -m experiments.scale --model=small_cnn --dataset=digits --images=100 --"
+    assert printed.startswith(command) and f"jax {jax.__version__}, jaxlib " in printed
     sums = "17480 gradients + 384 forward + 192 backward + 8 metrics bytes, whatever the batch"
     assert f"Collectives: all-reduce; at width 0.25 {sums}" in printed
     with (out / "scale.csv").open() as lines:
@@ -61,7 +65,7 @@ def test_what_it_leaves(tmp_path, capsys):
     assert {name: rows[0][name] for name in same} == {name: rows[2][name] for name in same}
 
 
-TEXTS = ("scaling", "collectives", "bound")
+TEXTS = ("model", "noise", "topology", "scaling", "collectives", "bound")
 
 
 def test_what_is_not_in_the_closed_form_is_told():
@@ -74,6 +78,7 @@ def test_what_is_not_in_the_closed_form_is_told():
     assert communication_text([row | {"devices": 1}]) == "Collectives: none"
 
 
+@pytest.mark.slow
 def test_devices_are_made_before_jax_is_loaded(tmp_path):
     code = (
         "from experiments.scale.program import make_devices; make_devices(3);"
@@ -98,6 +103,16 @@ def test_peaks_of_a_data_sheet_with_another_link(tmp_path):
     assert peaks.source.endswith("; link as given")
 
 
+@pytest.mark.parametrize("pod, rings", [("v5e:1x1", 1), ("v5e:4x4", 2), ("v5p:4x4x4", 6)])
+def test_peaks_of_a_pod_are_those_of_its_chip_with_a_link_for_each_ring(pod, rings):
+    cli.parse(FLAGS, ["scale", f"--topology={pod}", "--dtype=bfloat16", "--latency=1e-6"])
+    peaks, sheet = peaks_from(FLAGS, pod), DATA_SHEETS[f"tpu_{pod[:3]}"]["bfloat16"]
+    changed = {"source": "", "link": rings * sheet.link, "latency": 1e-6}
+    assert peaks._replace(source="") == sheet._replace(**changed)
+    cli.parse(FLAGS, ["scale", "--link=3", "--peak_flops=1", "--bandwidth=2"])
+    assert peaks_from(FLAGS, pod)[:3] == (1, 2, 3 * rings)
+
+
 OUT = "--out=O"
 WRONG = {
     (): "out is missing; name a folder for the table",
@@ -110,6 +125,12 @@ WRONG = {
     (OUT, "--widths="): "widths is empty; give some",
     (OUT, "--model=vgg"): "model is 'vgg'; it must be one of small_cnn, small_vgg, vgg11",
     (OUT, "--dataset=digits"): "model vgg16 needs images of 32x32 pixels",
+    (OUT, "--model="): "model is empty; give some, as in vgg16",
+    (OUT, "--noise=batch_bridgout"): "noise is 'batch_bridgout'; it must be one of",
+    (OUT, "--steps_per_call=0"): "steps_per_call is 0; it must be",
+    (OUT, "--topology=v4:2x2x1"): "topology has 'v4:2x2x1'; give a chip and its grid, as in v5e",
+    (OUT, "--topology=v5e:2x2", "--devices=4"): "topology says what devices says too; leave one",
+    (OUT, "--topology=v5e:2x2", "--peaks=h100"): "topology says what peaks says too; leave one",
     (OUT, "--link=0"): "link is 0.0; it must be a number > 0",
     (OUT, "--latency=-1"): "latency=-1: -1.0 is not a non-negative number",
     (OUT, "--parallel=pmap", "--dtype=bfloat16"): "pmap cannot compile bfloat16 for CPUs",

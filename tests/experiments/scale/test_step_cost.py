@@ -12,9 +12,11 @@ from experiments.scale.step_cost import (
     Collective,
     StepCost,
     collectives_in,
+    expected_communication,
     step_cost,
     step_counts,
     step_macs,
+    step_shapes,
 )
 
 pytestmark = pytest.mark.slow
@@ -149,8 +151,23 @@ def test_noise_for_each_example_gathers_no_images():
     assert {one.kind for one in exchanged} == {"all-reduce"}
 
 
-def test_of_many_steps_in_a_call_one_is_looked_at():
-    assert counts_of(8, noise="none", steps_per_call=4) == counts_of(8, noise="none")
+def test_several_steps_in_a_call_exchange_in_each_what_one_does():
+    exchanged = collectives_of(8, noise="batch_bridgeout", steps_per_call=4)
+    assert exchanged == collectives_of(8, noise="batch_bridgeout")
+    one, four = (counts_of(8, noise="none", steps_per_call=count) for count in (1, 4))
+    assert four["argument_bytes"] - one["argument_bytes"] == 3 * 4 * 64 // 8
+    assert four["flops"] == pytest.approx(one["flops"], rel=0.01)
+
+
+def test_with_bfloat16_gradients_take_half_but_for_those_of_norms():
+    config = override(ExperimentConfig(), width=0.25, dtype="bfloat16", batch_size=64)
+    _, (state, _, _) = step_shapes(config, data_mesh(jax.devices()[:8]), NUM_IMAGES)
+    whole, halved = (
+        expected_communication(state, 8, "jit", halved=halved) for halved in (False, True)
+    )
+    assert whole.gradients == 4 * PARAMS
+    assert halved.gradients == 2 * (PARAMS - 2 * CHANNELS) + 4 * 2 * CHANNELS
+    assert halved[1:] == whole[1:]
 
 
 def test_a_batch_that_cannot_be_split_is_a_mistake():
