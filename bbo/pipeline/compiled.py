@@ -85,13 +85,13 @@ def create_train(
 
     Behind it those of each of ``removed_shares``.
     """
-    per_example = create_regulariser(config.noise).per_example
-    in_shards = config.train.parallel == "jit" and mesh.size > 1 and per_example
+    alone = create_regulariser(config.noise).per_example or config.train.norm_scope == "device"
+    in_shards = config.train.parallel == "jit" and mesh.size > 1 and alone
     mapped = in_shards or config.train.parallel == "pmap"
 
     def compiled(step: Callable) -> Callable:
         if in_shards:
-            # A convolution with other weights for each example: left alone, XLA gathers all images.
+            # Of weights that differ by example XLA would gather all images, if it was left alone.
             step = devices.in_shards(step, mesh)
         return parallelise(
             in_one_call(step, config.train.steps_per_call),
@@ -143,7 +143,8 @@ def _train_step(
     without this share of the filters, 0 for the whole network; None: see ``removed_shares``.
     """
     noise, strength = config.noise, strength_schedule(config.noise, steps)
-    axes = batch_axes(create_regulariser(noise), mapped=mapped)
+    own_norms = mapped and config.train.norm_scope == "device"
+    axes = batch_axes(create_regulariser(noise), mapped=mapped and not own_norms)
     build = functools.partial(model_of, config, axis_name=axes)
     model = model_of(config, kept=kept)
     prune = pruned_at(config, model)
@@ -164,6 +165,7 @@ def _train_step(
         clean=_clean(config, removed),
         average_decay=config.optimizer.average_decay,
         mapped_axis=AXIS if mapped else None,
+        own_norms=own_norms,
     )
 
     def step(state: TrainState, images: Images, choice: PyTree) -> Any:

@@ -25,13 +25,15 @@ def check_alike(configs: Sequence[ExperimentConfig]) -> None:
     """Checks that runs can be trained as one program.
 
     Raises:
-      UsageError: they differ in more than seed and rate, use pmap, rbg or removed_shares, or this
-        is one process of many.
+      UsageError: they differ in more than seed and rate, use pmap, rbg, removed_shares or
+        norm_scope=device, or this is one process of many.
     """
     if jax.process_count() > 1:
         raise UsageError("several seeds in one program work within one process")
     if any(config.train.parallel == "pmap" for config in configs):
         raise UsageError("several seeds in one program need parallel=jit")
+    if any(config.train.norm_scope == "device" for config in configs):
+        raise UsageError("several seeds in one program need norm_scope=global")
     if any(config.noise.removes for config in configs):
         raise UsageError(
             "several seeds in one program train networks of one size; they cannot have "

@@ -147,6 +147,11 @@ class TrainConfig:
     parallel: str = setting(
         "jit", "how devices work together: jit over a mesh, or pmap", one_of=("jit", "pmap")
     )
+    norm_scope: str = setting(
+        "global",
+        "what BatchNorm averages over in training: the whole batch, or each device its own rows",
+        one_of=("global", "device"),
+    )
     generator: str = setting(
         "threefry",
         "of random numbers: threefry (the same on all devices) or rbg (their own; for TPUs)",

@@ -61,6 +61,8 @@ class Recipe(NamedTuple):
     """Of the moving averages in the state, in [0, 1); 0 keeps none."""
     mapped_axis: str | None = None
     """If the step is mapped over the devices, the name of their axis, to average over."""
+    own_norms: bool = False
+    """BatchNorm has other statistics on each device, of which the running ones are the means."""
 
 
 def create_state(
@@ -96,7 +98,8 @@ def batch_axes(regulariser: Regulariser, *, mapped: bool) -> tuple[str, ...] | N
 
     Args:
       regulariser: of which some draw for each example.
-      mapped: the step is mapped over the devices, each of which sees its own rows of a batch.
+      mapped: the step is mapped over the devices, of which each sees its own rows of a batch, and
+        these are not to be a batch by themselves.
     """
     axes = (AXIS,) if mapped else ()
     axes += (EXAMPLE_AXIS,) if regulariser.per_example else ()
@@ -175,6 +178,8 @@ def train_step(
     gradients, stats, metrics = learn(state, batch, jax.random.fold_in(rng, state.step), recipe)
     if recipe.mapped_axis:
         gradients, metrics = jax.lax.pmean((gradients, metrics), recipe.mapped_axis)
+    if recipe.own_norms:
+        stats = jax.lax.pmean(stats, recipe.mapped_axis)
     updates, opt_state = recipe.optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     average = ()

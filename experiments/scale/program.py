@@ -50,6 +50,9 @@ flags.DEFINE_list(
 )
 flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of the computation", **_PLACE)
 flags.DEFINE_enum("parallel", "jit", ["jit", "pmap"], "how devices work together", **_PLACE)
+flags.DEFINE_enum(
+    "norm_scope", "global", ["global", "device"], "what BatchNorm averages over", **_PLACE
+)
 flags.DEFINE_integer("steps_per_call", 1, "training steps in one computation", **_PLACE)
 flags.DEFINE_list("devices", ["1", "2", "4", "8"], "how many", **_PLACE)
 flags.DEFINE_list(
@@ -110,7 +113,7 @@ def check(values: flags.FlagValues) -> tuple[list[Point], ExperimentConfig]:
     for name, examples in (("widths", "0.5,1,2"), ("model", "vgg16"), ("noise", "none,dropout")):
         if not lists[name]:
             raise UsageError(f"{name} is empty; give some, as in {examples}")
-    names = ("dataset", "dtype", "parallel", "steps_per_call")
+    names = ("dataset", "dtype", "parallel", "norm_scope", "steps_per_call")
     config = override(ExperimentConfig(), **{name: values[name].value for name in names})
     points = [
         Point(*each, devices=devices, topology=pod)

@@ -217,7 +217,12 @@ def step_macs(config: ExperimentConfig) -> int:
 
 
 def expected_communication(
-    state: TrainState, devices: int, parallel: str, *, halved: bool = False
+    state: TrainState,
+    devices: int,
+    parallel: str,
+    *,
+    halved: bool = False,
+    norm_scope: str = "global",
 ) -> Communication:
     """What has to be summed over the devices, whatever the batch and the noise.
 
@@ -232,16 +237,18 @@ def expected_communication(
       parallel: ``jit`` or ``pmap``.
       halved: the gradients of all but norms are summed in bfloat16. With that dtype and jit XLA
         does so for TPUs; for CPUs it has no sum but of float32.
+      norm_scope: of ``device``, the running statistics alone are averaged.
     """
     if devices == 1:
         return Communication(0, 0, 0, 0)
     statistics = array_bytes(state.batch_stats)
+    own_norms = norm_scope == "device"
     of_norms = statistics // 4
     params = num_params(state.params)
     return Communication(
         gradients=2 * (params + of_norms) if halved else 4 * params,
         forward=statistics,
-        backward=statistics if parallel == "pmap" else statistics // 2,
+        backward=0 if own_norms else statistics if parallel == "pmap" else statistics // 2,
         metrics=4 * len(METRICS),
     )
 
@@ -260,8 +267,11 @@ def step_counts(config: ExperimentConfig, mesh: Mesh, num_images: int) -> dict[s
     taken = step_cost(config, mesh, num_images)
     _, (state, _, _) = step_shapes(config, mesh, num_images)
     how = (config.train.parallel, config.train.dtype, platform_of(mesh))
-    halved = how == ("jit", "bfloat16", "tpu")
-    expected = expected_communication(state, mesh.size, config.train.parallel, halved=halved)
+    scope = config.train.norm_scope
+    halved = (*how, scope) == ("jit", "bfloat16", "tpu", "global")
+    expected = expected_communication(
+        state, mesh.size, config.train.parallel, halved=halved, norm_scope=scope
+    )
     reduced = sum(one.num_bytes for one in taken.collectives if one.kind == "all-reduce")
     others = sum(one.num_bytes for one in taken.collectives) - reduced
     return {

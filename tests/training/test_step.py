@@ -39,6 +39,43 @@ def test_the_result_does_not_depend_on_the_devices(regulariser):
                 np.testing.assert_allclose(many, one, rtol=0, atol=2e-6)
 
 
+def mean_over_parts(config, parts):
+    """The state after one step of each part of a batch alone, averaged; without momentum."""
+    run = set_up(config, devices=jax.devices()[:1])
+    batch = next(iter(training_batches(run, 1)))
+    size = config.train.batch_size // parts
+    states = []
+    for part in range(parts):
+        rows = {name: x[part * size : (part + 1) * size] for name, x in batch.items()}
+        fresh = jax.tree.map(jax.numpy.copy, run.state)
+        states.append(run.programs.train(fresh, run.images["train"], rows)[0])
+    return jax.tree.map(lambda *leaves: np.mean(np.stack(leaves), axis=0), *states)
+
+
+@pytest.mark.parametrize("parallel", ["jit", "pmap"])
+def test_with_norms_of_its_own_each_device_takes_its_rows_for_a_batch(parallel):
+    config = override(SMALL, noise="batch_bridgeout", momentum=0.0, weight_decay=0.0)
+    own = override(config, norm_scope="device", parallel=parallel)
+    run = set_up(own, devices=jax.devices()[:4])
+    batch = next(iter(training_batches(run, 1)))
+    found, _ = run.programs.train(run.state, run.images["train"], batch)
+    expected = mean_over_parts(config, 4)
+    for name in ("params", "batch_stats"):
+        for one, other in zip(
+            jax.tree.leaves(getattr(found, name)),
+            jax.tree.leaves(getattr(expected, name)),
+            strict=True,
+        ):
+            np.testing.assert_allclose(one, other, rtol=0, atol=2e-6)
+
+
+def test_on_one_device_the_scope_of_norms_changes_nothing():
+    losses, state = five_steps(SMALL, 1)
+    same_losses, same = five_steps(override(SMALL, norm_scope="device"), 1)
+    assert same_losses == losses
+    assert all(map(np.array_equal, jax.tree.leaves(same), jax.tree.leaves(state)))
+
+
 def test_pmap_refuses_bfloat16_on_cpu():
     with pytest.raises(UsageError, match="use parallel=jit"):
         set_up(override(SMALL, parallel="pmap", dtype="bfloat16"))

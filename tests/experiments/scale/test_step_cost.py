@@ -91,6 +91,13 @@ def test_a_residual_network_too():
     assert counts["num_collectives"] <= 2 * norms + 1
 
 
+def test_with_norms_of_each_device_all_is_summed_at_the_end():
+    counts = counts_of(8, noise="batch_bridgeout", norm_scope="device")
+    assert counts["collectives"] == "all-reduce" and counts["unexplained_bytes"] == 0
+    assert counts["all_reduce_bytes"] == 4 * (PARAMS + 2 * CHANNELS + METRICS)
+    assert counts["num_collectives"] == 1
+
+
 def test_bfloat16_sums_in_float32():
     exchanged = collectives_of(8, noise="batch_bridgeout", dtype="bfloat16")
     assert exchanged == collectives_of(8, noise="none")
