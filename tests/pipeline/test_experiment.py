@@ -10,7 +10,7 @@ import pytest
 from small_run import SMALL, records
 
 from bbo import files
-from bbo.pipeline import compiled, experiment, loop, stages
+from bbo.pipeline import compiled, experiment, loop, measurements, stages
 from bbo.pipeline.experiment import run_experiment
 from bbo.pipeline.run import Trained
 from bbo.pruning import pruner
@@ -71,7 +71,7 @@ def finished(tmp_path_factory):
             patch.setattr(module, name, counted)
 
         count(compiled, "train_step", compiled.train_step)
-        count(compiled, "batch_sums", compiled.batch_sums)
+        count(measurements, "batch_sums", measurements.batch_sums)
         count(pruner, "masks", pruner.masks)
         patch.setattr(
             stages, "prune_network", lambda *args: (seen.append(args[1]), prune(*args))[1]
@@ -194,7 +194,7 @@ def test_a_run_interrupted_before_its_last_file_has_its_curve(finished, tmp_path
         with pytest.raises(Interruption):
             run_experiment(SMALL, tmp_path)
     assert len(files.read_lines(tmp_path / "curve.jsonl")) == 4
-    monkeypatch.setattr(compiled, "batch_sums", None)  # nothing is measured again
+    monkeypatch.setattr(measurements, "batch_sums", None)  # nothing is measured again
     run_experiment(SMALL, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == FILES
     assert (tmp_path / "curve.csv").read_bytes() == (finished.folder / "curve.csv").read_bytes()
