@@ -203,6 +203,10 @@ def test_every_regulariser_by_name(name, weights, activations, per_example):
     assert noisy.shape == images.shape and np.array_equal(noisy, images) != activations
 
 
+def test_a_rate_is_for_those_that_have_one():
+    assert noise.create_regulariser(NoiseConfig(noise="none"), jnp.float32(0.1)) == noise.none()
+
+
 def test_where_there_is_no_noise_there_is_none_to_pause():
     paused = noise.paused(noise.dropout(rate=0.5), jnp.asarray(True))
     assert (paused.perturbs_weights, paused.perturbs_activations) == (False, True)
