@@ -19,6 +19,7 @@ from absl import flags
 
 from bbo.files import write_json
 from bbo.settings.config import ExperimentConfig, override
+from bbo.settings.memory import check_memory
 from bbo.settings.method import repeated
 from bbo.settings.tfds_folder import check_available
 from bbo.settings.workdir import claim, default_workdir, is_done
@@ -98,6 +99,7 @@ def main(values: flags.FlagValues) -> int:
     data = next(iter(made.values())).data
     if not all(map(is_done, made)):
         check_available(data)
+        check_memory(data)
     distributed = values["distributed"].value
     xla.prepare(fusions=data.dataset != "digits", distributed=distributed)
     # Only now the heavy part: a wrong setting is told within a second.

@@ -6,6 +6,7 @@ Importing this module imports the standard library only, so that a program can r
 dataset before it loads anything heavy.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -69,6 +70,20 @@ def check_available(config: DataConfig) -> None:
     """
     if DATASETS[config.dataset].prepared:
         find_prepared(config.dataset, config.data_dir)
+
+
+def image_bytes(config: DataConfig) -> int:
+    """Of all images of a configuration, decoded; 0 of those that come with a library.
+
+    Raises:
+      UsageError: as ``check_available``.
+    """
+    info = DATASETS[config.dataset]
+    if not info.prepared:
+        return 0
+    splits = read_metadata(find_prepared(config.dataset, config.data_dir))
+    count = sum(sum(splits[name].lengths) for name in ("train", "test"))
+    return count * math.prod(info.image_shape)
 
 
 def _newest_version(folder: Path) -> Path:
