@@ -78,6 +78,7 @@ setup(
     extras_require={
         "test": [
             *EXPORT,
+            "hypothesis>=6.100",
             "kubeflow-trainer-api>=2.1",
             "pytest>=8",
             "pytest-xdist>=3.6",

@@ -20,8 +20,19 @@ CHECKOUT = pathlib.Path(__file__).parents[1]
 COMPILED = str(CHECKOUT / ".pytest_cache/compiled")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", COMPILED)
 
+# What Hypothesis keeps on the disk.
+os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(CHECKOUT / ".pytest_cache/hypothesis"))
+
+import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
+
+# Few examples, the same ones each time; `pytest --hypothesis-profile=many` draws 10 000 others.
+_SLOW = [hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large]
+_HOW = {"deadline": None, "database": None, "suppress_health_check": _SLOW}
+hypothesis.settings.register_profile("few", max_examples=25, derandomize=True, **_HOW)
+hypothesis.settings.register_profile("many", max_examples=10_000, **_HOW)
+hypothesis.settings.load_profile("few")
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_compilation_cache_dir", COMPILED)

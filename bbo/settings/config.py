@@ -113,12 +113,14 @@ def from_json(record: Mapping[str, Any]) -> ExperimentConfig:
     """The inverse of ``to_json``; settings absent from the record take their defaults.
 
     Raises:
-      UsageError: an unknown section or setting, or a value out of range.
+      UsageError: an unknown section or setting, or a value out of range; or no record at all.
     """
     made = {}
     known = sections(ExperimentConfig)
+    require(isinstance(record, Mapping), "the configuration", record, "a record of sections")
     for name, values in record.items():
         require(name in known, "section", name, "one of " + ", ".join(known))
+        require(isinstance(values, Mapping), f"section {name}", values, "a record of settings")
         fields = [field.name for field in dataclasses.fields(known[name])]
         for key in values:
             require(key in fields, f"setting of {name}", key, "one of " + ", ".join(fields))

@@ -45,7 +45,10 @@ def check_pattern(name: str, pattern: str) -> None:
 
 
 def check_choices(section: Any) -> None:
-    """Raises UsageError if a field of a section is of another type, or none of its choices."""
+    """Raises UsageError if a field of a section is of another type, or none of its choices.
+
+    To be called first: what follows may count on the types.
+    """
     for field in dataclasses.fields(section):
         value = getattr(section, field.name)
         kind = type(field.default)
@@ -54,10 +57,13 @@ def check_choices(section: Any) -> None:
         one_of, some_of = field.metadata["one_of"], field.metadata["some_of"]
         if one_of:
             require_one_of(one_of, field.name, value)
+        if kind is tuple and not some_of:
+            require(all(_is_a(float, one) for one in value), field.name, value, "numbers")
         if some_of:
             allowed = "one or more of " + ", ".join(some_of) + ", each once"
-            valid = set(value) <= set(some_of) and len(set(value)) == len(value) > 0
-            require(valid, field.name, ",".join(value), allowed)
+            valid = all(one in tuple(some_of) for one in value)
+            told = ",".join(map(str, value))
+            require(valid and len(set(value)) == len(value) > 0, field.name, told, allowed)
 
 
 def _is_a(kind: type, value: Any) -> bool:

@@ -74,6 +74,7 @@ class ModelConfig:
     )
 
     def __post_init__(self):
+        check_choices(self)
         parse_model(self.model)
         momentum = (lambda v: 0 <= v < 1, "in [0, 1)")
         check_range(
