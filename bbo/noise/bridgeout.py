@@ -19,8 +19,12 @@ from bbo.trees import wide
 from bbo.types import Array, require
 
 
+def _check_q(q: float) -> None:
+    require(0 < q <= 8, "q", q, "in (0, 8]")
+
+
 def _bridgeout(q: float) -> Callable[[Array, Array], Array]:
-    require(q > 0, "q", q, "> 0")
+    _check_q(q)
     return lambda w, xi: bridgeout_perturb(w, xi, q)
 
 
@@ -40,7 +44,7 @@ def batch_bridgeout(
 
     Args:
       rate: probability of dropping, in (0, 1).
-      q: norm of the penalty, > 0.
+      q: norm of the penalty, in (0, 8].
       target_fraction: share of the units that are perturbed, in (0, 1].
       target_unit: ``kernel`` (the paper), ``weight`` or ``filter``; see ``weakest``.
       on: which parameters, see ``Where``.
@@ -85,7 +89,7 @@ def scale_free_bridgeout(  # noqa: PLR0913 (how it is drawn, and where)
 
     Args:
       rate: probability of dropping, in (0, 1).
-      q: norm of the penalty, > 0.
+      q: norm of the penalty, in (0, 8].
       target_fraction: share of the units that are perturbed, in (0, 1].
       target_unit: ``filter``, ``kernel`` or ``weight``; see ``weakest``.
       nested: each step perturbs another share, drawn evenly from [0, target_fraction) for all
@@ -140,7 +144,7 @@ def group_bridgeout(
     channels: Channels | None = None,
 ) -> Regulariser:
     """``w_ij + |w_j|**(q/2) xi_ij`` with the norm of filter j: group sparsity, one draw a step."""
-    require(q > 0, "q", q, "> 0")
+    _check_q(q)
     return Regulariser(
         weights=_on_weights(
             lambda w, xi: group_perturb(w, xi, q), rate=rate, where=Where(on, channels)

@@ -1,5 +1,6 @@
 """Noise in proportion to what it falls on: Dropout and its relatives, targeted and nested."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -43,7 +44,8 @@ def shakeout(
     on: trees.Selector | None = None,
     channels: Channels | None = None,
 ) -> Regulariser:
-    """``w + xi (w + c sign(w))``, one draw a step: an L0 + L1 + L2 penalty."""
+    """``w + xi (w + c sign(w))``, one draw a step: an L0 + L1 + L2 penalty; ``c >= 0``."""
+    require(0 <= c < math.inf, "c", c, ">= 0, and finite")
     return Regulariser(
         weights=_on_weights(lambda w, xi: shake(w, xi, c), rate=rate, where=Where(on, channels))
     )

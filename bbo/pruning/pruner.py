@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bbo import trees
 from bbo.compaction.channels import Channels
@@ -142,8 +143,26 @@ def prepare(
         if isinstance(criterion, Mapping)
         else scores(params, criterion=criterion, granularity=granularity)
     )
+    _check_scores(scored, params)
     ranked = _ranks(scored, scope=scope or "local")
     return Pruner(params, scored, ranked, scope or "local", meaning, norm)
+
+
+def _check_scores(scored: Mapping[str, Array], params: Params) -> None:
+    """Raises UsageError unless there are some, each of a parameter, and one for each unit."""
+    leaves = trees.flatten(params)
+    if not scored:
+        raise UsageError("there are no scores; make them by pruning.scores")
+    for name, given in scored.items():
+        if name not in leaves:
+            raise UsageError(
+                f"there are scores of {name!r}, which is no parameter; make them by pruning.scores"
+            )
+        trees.require_floating(name, leaves[name], "pruned")
+        shape = np.shape(leaves[name])
+        allowed = {shape[-1:], shape[-2:], shape} - {()}
+        told = " or ".join(map(str, sorted(allowed, key=len))) or "of an array that has filters"
+        require(np.shape(given) in allowed, f"the shape of scores of {name}", np.shape(given), told)
 
 
 def prepare_channels(
