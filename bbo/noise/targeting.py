@@ -42,14 +42,15 @@ def weakest(w: Array, fraction: float | Array, unit: str = "kernel") -> Array:
       bool mask that broadcasts to ``w``; no gradient flows through it.
 
     Raises:
-      UsageError: an argument out of range, or no filters in ``w`` to rank kernels or weights in.
+      UsageError: an argument out of range, or no filters in ``w`` to rank, or to rank kernels or
+        weights in.
     """
     require_one_of(UNITS, "target_unit", unit)
     if not isinstance(fraction, jax.Array):
         require(0 < fraction <= 1, "target_fraction", fraction, "in (0, 1]")
         if fraction == 1:
             return jnp.ones((1,) * w.ndim, bool)
-    if w.ndim < 2 and unit != "filter":
+    if w.ndim < (1 if unit == "filter" else 2):
         raise UsageError(
             f"noise_on selects an array of shape {w.shape}, in which no weakest {unit} can be "
             "targeted; select kernels, or set target_fraction to 1"

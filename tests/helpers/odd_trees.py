@@ -14,21 +14,13 @@ SHAPES = ((), (1,), (3,), (0,), (3, 4), (1, 1, 2, 3), (3, 3, 2, 4), (3, 0, 2, 4)
 DTYPES = ("float32", "float32", "bfloat16", "float16", "int32", "uint8", "bool", "complex64")
 
 
-def _plain(values):
-    return values
-
-
-def _ties(values):
-    return np.round(values)
-
-
 def _some(special):
     return lambda values: np.where(np.abs(values) > 1, special, values)
 
 
 KINDS = {
-    "plain": _plain,
-    "ties": _ties,
+    "plain": lambda values: values,
+    "ties": np.round,
     "zeros": lambda values: 0 * values,
     "minus zeros": lambda values: -0.0 * np.abs(values),
     "some zeros": _some(0.0),
@@ -37,7 +29,12 @@ KINDS = {
     "denormal": lambda values: values * 1e-42,
 }
 """Finite numbers, from normal ones."""
-BROKEN = KINDS | {"some NaN": _some(np.nan), "some inf": _some(-np.inf), "NaN": _some(np.nan)}
+BROKEN = KINDS | {
+    "some NaN": _some(np.nan),
+    "some inf": _some(-np.inf),
+    "NaN": lambda values: np.nan * values,
+}
+"""And others."""
 
 
 @st.composite

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bbo.noise.targeting import smallest
+from bbo.noise.targeting import smallest, weakest
+from bbo.settings.catalog import UNITS
 from bbo.types import UsageError
 
 
@@ -53,3 +54,9 @@ def test_several_at_once():
 def test_a_rank_that_is_not_there(rank):
     with pytest.raises(UsageError, match="rank is"):
         smallest(jnp.zeros(3), rank, axis=0)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_of_a_single_number_none_is_the_weakest(unit):
+    with pytest.raises(UsageError, match=rf"shape \(\), in which no weakest {unit} can be"):
+        weakest(jnp.float32(2.0), 0.5, unit)
