@@ -71,11 +71,13 @@ def table_text(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The table for people, but for some columns where all rows are alike; of a device and step."""
     table = [line_text(row) for row in rows]
     alike = {name for name in ALIKE if len({line[name] for line in table}) == 1}
+    if any(row["unexplained_bytes"] for row in rows):
+        alike -= {"bytes not in closed form"}
     return [{name: line[name] for name in line if name not in alike} for line in table]
 
 
 ALIKE = ("scaling", "width", "bytes not in closed form")
-"""Columns that are not shown where all rows have the same."""
+"""Columns that are not shown where all rows have the same, of the last one none."""
 
 
 def line_text(row: Mapping[str, Any]) -> dict[str, Any]:

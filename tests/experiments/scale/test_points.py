@@ -75,6 +75,7 @@ def test_columns_of_which_all_rows_are_alike_are_left_out(counted):
     rows[1]["unexplained_bytes"] = 4
     shown = [line["bytes not in closed form"] for line in table_text(rows)]
     assert shown == [0, 4, 0, 0, 0, 0]
+    assert "bytes not in closed form" in table_text(rows[1:2])[0]
 
 
 def test_what_does_not_fit_is_a_row_without_counts(counted):
