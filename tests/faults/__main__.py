@@ -54,7 +54,8 @@ def main() -> int:
     print(text)
     if asked.out:
         asked.out.mkdir(parents=True, exist_ok=True)
-        write_text(asked.out / "faults.json", json.dumps(record, indent=1) + "\n")
+        told = json.dumps(record, indent=1).replace(str(root), "RUNS")
+        write_text(asked.out / "faults.json", told + "\n")
         write_text(asked.out / "faults.md", text)
         print(f"Records: {asked.out}")
     return int("WRONG" in text)
