@@ -32,7 +32,8 @@ from bbo.settings.provenance import environment
 from tests.faults import damages, kills, vectors
 from tests.faults.runs import results, run
 
-GOOD = ("same", "told", "lost epochs, told", "refused", "worked", "failed in a line", "too long")
+GOOD = ("same", "told", "epochs lost, told", "network refused when read")
+GOOD += ("refused", "worked", "failed in a line", "too long")
 
 
 def main() -> int:

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable
 from typing import NamedTuple
 
-from tests.faults.runs import Ended, results, run
+from tests.faults.runs import REFUSED, Ended, results, run
 
 
 class Damaged(NamedTuple):
@@ -17,8 +17,8 @@ class Damaged(NamedTuple):
     file: str
     damage: str
     outcome: str
-    """``same``, ``told`` (one line and no result), ``lost epochs, told``, ``WRONG`` or
-    ``TRACEBACK``."""
+    """``same``; ``told``: one line and no result; ``epochs lost, told``; ``network refused when
+    read``: the records are the same; ``WRONG`` or ``TRACEBACK``."""
     told: str
 
 
@@ -89,7 +89,9 @@ def judge(folder: pathlib.Path, ended: Ended, expected: dict[str, object]) -> st
     lost = [name for name in expected if found.get(name) != expected[name]]
     if not lost:
         return "same"
-    return "lost epochs, told" if _only_epochs_lost(lost, ended, found, expected) else "WRONG"
+    if all(found.get(name) == REFUSED for name in lost):
+        return "network refused when read"
+    return "epochs lost, told" if _only_epochs_lost(lost, ended, found, expected) else "WRONG"
 
 
 def _only_epochs_lost(

@@ -12,12 +12,14 @@ from typing import NamedTuple
 from bbo import trees
 from bbo.files import digest_of_arrays, parse_json, read_lines
 from bbo.pipeline.finished import read_network
+from bbo.types import RunError
 
 ROOT = pathlib.Path(__file__).parents[2]
 POLL = 0.002
 """Seconds between two looks at a running program."""
 TIMES = ("seconds", "seconds_to_train", "seconds_to_prune_and_evaluate")
 """What two equal runs do not have in common."""
+REFUSED = "refused"
 SHORT = (
     *("--epochs=4", "--checkpoint_every=1", "--batch_size=256", "--width=0.5"),
     *("--sparsities=0,0.5,0.8", "--granularity=filter,weight"),
@@ -86,7 +88,7 @@ def results(folder: pathlib.Path) -> dict[str, object]:
     """All that a finished run has found out, to the last bit, by file; of each of several members.
 
     Raises:
-      OSError, ValueError, UsageError, RunError: it is not finished, or damaged.
+      OSError, ValueError, UsageError: its records are damaged.
     """
     found: dict[str, object] = {}
     for path in sorted(folder.rglob("*")):
@@ -98,9 +100,16 @@ def results(folder: pathlib.Path) -> dict[str, object]:
         elif path.name == "summary.json":
             found[name] = _without_times(parse_json(path.read_bytes()))
             if (path.parent / "checkpoints").is_dir():
-                variables = read_network(path.parent).variables
-                found[f"{name}: network"] = digest_of_arrays(trees.flatten(variables))
+                found[f"{name}: network"] = _network(path.parent)
     return found
+
+
+def _network(folder: pathlib.Path) -> str:
+    """The digest of what a run has trained, or ``REFUSED``: it is damaged, and that is told."""
+    try:
+        return digest_of_arrays(trees.flatten(read_network(folder).variables))
+    except RunError:
+        return REFUSED
 
 
 def _without_times(record: dict[str, object]) -> dict[str, object]:
