@@ -1,7 +1,11 @@
 """Checkpoints of a run, through Orbax; the newest two are kept, each with a digest."""
 
+import functools
+import inspect
 import pathlib
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -111,13 +115,8 @@ def restore_newest(manager: ocp.CheckpointManager, like: PyTree) -> tuple[int, P
     folder, damaged = pathlib.Path(manager.directory), []
     counts = sorted(manager.all_steps(), reverse=True)
     for count in counts:
-        try:
-            told = _told(folder / str(count))
-            tree = manager.restore(count, args=ocp.args.StandardRestore(abstract))
-            _check(tree, told)
-        except Exception as error:  # of many kinds and many lines
-            logging.debug("restoring a checkpoint", exc_info=error)
-            tree = None
+        restore = functools.partial(manager.restore, args=ocp.args.StandardRestore(abstract))
+        tree = _attempt(folder / str(count), restore)
         if in_all_processes(tree is not None):
             _set_aside(damaged)
             manager.reload()
@@ -126,6 +125,41 @@ def restore_newest(manager: ocp.CheckpointManager, like: PyTree) -> tuple[int, P
     if not counts:
         return 0, like
     raise _unreadable(damaged)
+
+
+def _attempt(path: pathlib.Path, read: Callable[[int], PyTree]) -> PyTree | None:
+    """The arrays of a checkpoint; None if they cannot be read, or are not those that were saved.
+
+    Args:
+      path: of the checkpoint, called by its count.
+      read: gives its arrays.
+    """
+    try:
+        told = _told(path)
+        tree = read(int(path.name))
+        _check(tree, told)
+    except Exception as error:  # of many kinds and many lines
+        logging.debug("reading a checkpoint", exc_info=error)
+        _let_coroutines_go()
+        return None
+    return tree
+
+
+@functools.cache
+def _let_coroutines_go() -> None:
+    """From now on those that Orbax abandons, where one of them fails, go in silence.
+
+    They would print their errors, of sixty lines each, whenever they are collected.
+    """
+    others = sys.unraisablehook
+
+    def told(left: Any) -> None:
+        if inspect.iscoroutine(left.object):
+            logging.debug("a coroutine that was left: %s", left.exc_value)
+        else:
+            others(left)
+
+    sys.unraisablehook = told
 
 
 def _unreadable(damaged: list[pathlib.Path]) -> RunError:
@@ -198,16 +232,12 @@ def read_newest(workdir: pathlib.Path) -> PyTree:
     if not counts:
         raise UsageError(missing)
     count = max(counts)
-    try:
-        told = _told(folder / str(count))
-        tree = _read(folder, count)
-        _check(tree, told)
-    except Exception as error:  # of many kinds and many lines
-        logging.debug("reading a checkpoint", exc_info=error)
+    tree = _attempt(folder / str(count), functools.partial(_read, folder))
+    if tree is None:
         raise RunError(
             f"checkpoint {folder / str(count)} cannot be read: it is damaged; move {workdir} "
             "away and give the command of the run again"
-        ) from None
+        )
     return tree
 
 

@@ -147,7 +147,8 @@ def tally(record: dict[str, object]) -> str:
             wrong = "" if same == len(items) else f", {len(items) - same} WRONG"
             lines += [f"| {kind} | {number} | {len(items)} | {same}{wrong} |"]
         lines += [""]
-    for what, items, key in (("damage", damaged, "file"), ("settings", tried, "outcome")):
+    damaged = [item | {"kind": f"{_kind(item['file'])}, {item['state']}"} for item in damaged]
+    for what, items, key in (("file, run", damaged, "kind"), ("settings", tried, "outcome")):
         if items:
             lines += [f"| {what} | number | outcome |", "|---|---|---|"]
             for name, group in _by(items, key):
@@ -156,6 +157,11 @@ def tally(record: dict[str, object]) -> str:
                 lines += [f"| {name} | {len(group)} | {told} |"]
             lines += [""]
     return "\n".join(lines)
+
+
+def _kind(file: str) -> str:
+    """Of a checkpoint, which has tens of files, or the name itself."""
+    return "of a checkpoint" if file.startswith("checkpoints/") else file
 
 
 def _told(outcome: str) -> str:

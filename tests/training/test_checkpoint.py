@@ -1,6 +1,8 @@
 """Checkpoints: what is saved comes back, bit for bit, on any number of devices."""
 
 import contextlib
+import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -220,3 +222,16 @@ def test_what_cannot_be_read_is_told_in_a_line(tmp_path):
     damage(tmp_path / "checkpoints/4")
     with pytest.raises(RunError, match=r"checkpoints/4 cannot be read.* the command of the run"):
         checkpoint.read_newest(tmp_path)
+
+
+def test_coroutines_that_a_damaged_one_leaves_are_not_told(monkeypatch):
+    async def abandoned():
+        pass
+
+    told, coroutine = [], abandoned()
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    checkpoint._let_coroutines_go.__wrapped__()
+    for held in (coroutine, None):
+        sys.unraisablehook(types.SimpleNamespace(object=held, exc_value=ValueError("many lines")))
+    coroutine.close()
+    assert [left.object for left in told] == [None]
