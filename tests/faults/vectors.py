@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ from tests.faults.runs import ROOT
 
 BASE = ("--epochs=1", "--batch_size=256", "--width=0.25", "--sparsities=0,0.5", "--recovery=none")
 """A run of seconds; what is drawn comes after it, and the last of two flags counts."""
+PARSING = threading.Lock()
+"""The flags of a program hold one vector at a time."""
 LONGEST = 90
 """Seconds after which a run that works is let be."""
 NUMBERS = (
@@ -98,11 +101,12 @@ def settings_of(vector: Sequence[str]) -> ExperimentConfig | None:
 
     Any other error than UsageError is a fault.
     """
-    try:
-        parse(run.FLAGS, ["run", *vector])
-        return setting_flags.settings_from(run.FLAGS, presets.PRESETS)
-    except UsageError:
-        return None
+    with PARSING:
+        try:
+            parse(run.FLAGS, ["run", *vector])
+            return setting_flags.settings_from(run.FLAGS, presets.PRESETS)
+        except UsageError:
+            return None
 
 
 def is_short(config: ExperimentConfig) -> bool:
