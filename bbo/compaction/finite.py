@@ -33,7 +33,7 @@ TOTAL = frozenset(
     "abs add add_any ceil clamp concatenate conv_general_dilated convert_element_type copy cos "
     "dot_general erf floor gather logistic max min mul neg reduce_max reduce_min reduce_sum "
     "reshape rev round sign sin slice split square squeeze stop_gradient sub tanh transpose "
-    "broadcast_in_dim pad".split()
+    "broadcast_in_dim pad stack unstack".split()
 )
 """Primitives that give finite numbers for finite ones, so that their values need not be known."""
 

@@ -135,7 +135,7 @@ def _run(sizes: Sizes, program: Program, inputs: Sequence[Any]) -> list[Any]:
 
 def _scan(sizes: Sizes, step: Step, operands: list[Any]) -> list[Array]:
     params, (program,) = step.params, step.inner
-    first, number = params["num_consts"], params["num_carry"]
+    first, number = step.scanned
     consts, carry, parts = (
         operands[:first],
         operands[first : first + number],

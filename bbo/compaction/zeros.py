@@ -21,7 +21,7 @@ Zeros = tuple[np.ndarray, ...]
 PRODUCTS = frozenset(("mul", "and", "dot_general", "conv_general_dilated"))
 """Zero where any factor is."""
 STRUCTURAL = frozenset(
-    "broadcast_in_dim transpose squeeze reshape concatenate split stack slice tile rev "
+    "broadcast_in_dim transpose squeeze reshape concatenate split stack unstack slice tile rev "
     "dynamic_slice reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor "
     "reduce_window_sum reduce_window_max reduce_window_min psum cumsum cummax cummin cumprod copy "
     "copy_p fft optimization_barrier device_put stop_gradient sharding_constraint pvary".split()

@@ -43,7 +43,7 @@ def _while(step: Step, given: Sequence[Zeros], follow: Follow, widen: Widen) -> 
 
 
 def _scan(step: Step, given: Sequence[Zeros], follow: Follow, widen: Widen) -> list[Zeros]:
-    first, number = step.params["num_consts"], step.params["num_carry"]
+    first, number = step.scanned
     consts, parts = given[:first], [zeros[1:] for zeros in given[first + number :]]
 
     def body(carry: Sequence[Zeros], *, marks: bool = False) -> list[Zeros]:

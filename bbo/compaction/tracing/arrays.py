@@ -24,6 +24,8 @@ class Step(NamedTuple):
     flow: Flow
     inner: "tuple[Program, ...]" = ()
     """Of a loop, of a branch, or of a function with derivatives of its own."""
+    scanned: tuple[int, int] = (0, 0)
+    """Of a scan: how many operands are the same in all rounds, and how many go around."""
 
 
 def bind(step: Step, operands: Sequence[Any]) -> Any:

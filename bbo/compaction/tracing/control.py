@@ -65,7 +65,7 @@ def _scan(
     parts = _more_axes([arrays.avals[ref] for ref in operands], jaxpr.invars)
     num_carry = len(avals) - _more_axes(avals, jaxpr.outvars)
     looped = len(operands) - parts
-    counts = {"num_consts": looped - num_carry, "num_carry": num_carry}
+    counts = looped - num_carry, num_carry
     carried = range(looped - num_carry, looped)
     program = _inner(
         read, arrays, equation.params["jaxpr"], operands, carried=carried, looped=looped
@@ -73,7 +73,7 @@ def _scan(
     for ref, output in zip(operands[looped - num_carry : looped], program.outputs, strict=False):
         tie_axes(arrays, ref, output)
     results = _results(arrays, avals, program, looped=num_carry)
-    return Step(equation.primitive, equation.params | counts, operands, results, Flow(), (program,))
+    return Step(equation.primitive, equation.params, operands, results, Flow(), (program,), counts)
 
 
 def _more_axes(outer: Sequence[Any], inner: Sequence[Any]) -> int:

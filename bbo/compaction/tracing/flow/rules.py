@@ -50,6 +50,7 @@ RULES: dict[str, Callable[[Call], Flow]] = {
     "conv_general_dilated": arithmetic.convolution,
     "concatenate": shapes.concatenate,
     "stack": shapes.stack,
+    "unstack": shapes.unstack,
     "tile": shapes.tile,
     "split": shapes.split,
     "slice": shapes.slicing,

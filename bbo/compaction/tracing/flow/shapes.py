@@ -176,6 +176,19 @@ def stack(call: Call) -> Flow:
     )
 
 
+def unstack(call: Call) -> Flow:
+    """A result for each position of an axis, without that axis."""
+    gone, kept = call.params["axis"], list(range(len(call.results[0])))
+    return Flow(
+        [
+            Tie(Place(result, axis), Place(0, axis + (axis >= gone)), all_of(size))
+            for result, shape in enumerate(call.results)
+            for axis, size in zip(kept, shape, strict=True)
+        ],
+        fixed_operands=_singled_out([gone]),
+    )
+
+
 def tile(call: Call) -> Flow:
     """Repeated as a whole along each axis; a single position is repeated into new ones."""
     old, new = call.operands[0], call.results[0]
