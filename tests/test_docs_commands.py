@@ -55,7 +55,7 @@ def check_python(words, capsys):
         parse(importlib.import_module(module).FLAGS, ["status", *arguments], ["OUT"])
     else:
         program = importlib.import_module(f"{module}.program")
-        assert module.removeprefix("experiments.") in PROGRAMS
+        assert module.removeprefix("experiments.") in (*PROGRAMS, "tests.faults")
         argv = ["program", *arguments]
         folders = program.positional(argv) if hasattr(program, "positional") else ()
         parse(program.FLAGS, argv, folders)
@@ -114,7 +114,7 @@ def flags_of(module):
 ALL_FLAGS = [
     experiment.FLAGS,
     *(flags_of(f"experiments.{name}") for name in PROGRAMS),
-    *(flags_of(module) for module in (*LAUNCHERS, "launch.status")),
+    *(flags_of(module) for module in (*LAUNCHERS, "launch.status", "tests.faults")),
 ]
 NOT_PARSED = ("--help", "--xla_cpu_experimental_ynn_fusion_type")
 
