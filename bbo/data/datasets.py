@@ -113,7 +113,7 @@ def _load_digits(config: DataConfig) -> tuple[Split, Split]:
 def _digits_of_sklearn() -> np.ndarray:
     """float64 [1797, 65]: the pixels of an image, 0 to 16, and its label.
 
-    From the file itself where it is, as importing scikit-learn takes seconds.
+    From the file itself where it is: importing scikit-learn takes much longer than to read it.
     """
     spec = importlib.util.find_spec("sklearn")
     path = pathlib.Path(spec.origin if spec and spec.origin else "").parent / DIGITS_FILE

@@ -13,7 +13,7 @@ import numpy as np
 from bbo import compaction, pruning, trees
 from bbo.compaction.channels import Channels
 from bbo.files import read_lines, sealed, write_lines
-from bbo.pipeline.measuring import create_measure
+from bbo.pipeline.compact_evaluation import create_measure
 from bbo.pipeline.points import CurveTools, Point, points_of, pruning_curve, settings_at
 from bbo.pipeline.prunable import prunable, pruner_of
 from bbo.pipeline.run import Run, Trained, choices

@@ -9,7 +9,7 @@ flipped; the same command has to end with the same result, or to tell in a line 
 Vectors: random settings are refused in one line before anything is written, or work.
 
 FOLDER gets faults.json, the tally with what it ran on, and faults.md. Exit status 1 if anything was
-wrong; the folders of such runs are kept, and named.
+wrong; such runs are kept in the folder that is printed first.
 """
 
 import collections
@@ -35,7 +35,6 @@ from tests.faults.runs import results, run
 
 GOOD = ("same", "told", "epochs lost, told", "network refused when read")
 GOOD += ("refused", "worked", "failed in a line", "too long")
-
 
 FLAGS = flags.FlagValues()
 _PLACE = {"flag_values": FLAGS, "module_name": " faults"}

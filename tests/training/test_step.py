@@ -23,6 +23,13 @@ def five_steps(config, num_devices):
     return losses, jax.tree.map(np.asarray, state)
 
 
+def check_close(state, other):
+    """The networks of two states of training are the same up to rounding."""
+    networks = [jax.tree.leaves((x.params, x.batch_stats)) for x in (state, other)]
+    for one, another in zip(*networks, strict=True):
+        np.testing.assert_allclose(one, another, rtol=0, atol=2e-6)
+
+
 @pytest.mark.parametrize("regulariser", ["batch_bridgeout", "dropout", "bridgeout"])
 def test_the_result_does_not_depend_on_the_devices(regulariser):
     config = override(SMALL, noise=regulariser)
@@ -30,13 +37,7 @@ def test_the_result_does_not_depend_on_the_devices(regulariser):
     for parallel in ("jit", "pmap"):
         spread_losses, spread = five_steps(override(config, parallel=parallel), 8)
         np.testing.assert_allclose(spread_losses, losses, rtol=1e-6)
-        for name in ("params", "batch_stats"):
-            for one, many in zip(
-                jax.tree.leaves(getattr(state, name)),
-                jax.tree.leaves(getattr(spread, name)),
-                strict=True,
-            ):
-                np.testing.assert_allclose(many, one, rtol=0, atol=2e-6)
+        check_close(spread, state)
 
 
 def mean_over_parts(config, parts):
@@ -60,13 +61,7 @@ def test_with_norms_of_its_own_each_device_takes_its_rows_for_a_batch(parallel):
     batch = next(iter(training_batches(run, 1)))
     found, _ = run.programs.train(run.state, run.images["train"], batch)
     expected = mean_over_parts(config, 4)
-    for name in ("params", "batch_stats"):
-        for one, other in zip(
-            jax.tree.leaves(getattr(found, name)),
-            jax.tree.leaves(getattr(expected, name)),
-            strict=True,
-        ):
-            np.testing.assert_allclose(one, other, rtol=0, atol=2e-6)
+    check_close(found, expected)
 
 
 def test_on_one_device_the_scope_of_norms_changes_nothing():

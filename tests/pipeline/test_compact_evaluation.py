@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from bbo.models.create import kept_channels
-from bbo.pipeline import measuring
+from bbo.pipeline import compact_evaluation
 from bbo.pipeline.curve import curve_tools, find_channels
 from bbo.pipeline.run import set_up, variables_of
 from bbo.settings.config import ExperimentConfig, override
@@ -33,15 +33,15 @@ def pruned_by(run, sparsity):
 
 
 def measure(run, variables):
-    return measuring.create_measure(run, find_channels(run, variables), POLL)(variables)
+    return compact_evaluation.create_measure(run, find_channels(run, variables), POLL)(variables)
 
 
 @pytest.mark.parametrize("model", ["small_cnn", pytest.param("wrn10_1", marks=pytest.mark.slow)])
 def test_both_ways_give_the_same_numbers(model, run, monkeypatch):
     made = run if model == "small_cnn" else set_up(override(SMALL, model=model, width=0.5))
-    sizes, create = [], measuring.create_measurements
+    sizes, create = [], compact_evaluation.create_measurements
     monkeypatch.setattr(
-        measuring,
+        compact_evaluation,
         "create_measurements",
         lambda *args, kept: sizes.append(kept) or create(*args, kept=kept),
     )
@@ -58,7 +58,7 @@ def test_both_ways_give_the_same_numbers(model, run, monkeypatch):
 
 
 def test_a_whole_network_is_measured_as_it_is(run, monkeypatch):
-    monkeypatch.setattr(measuring, "create_measurements", None)
+    monkeypatch.setattr(compact_evaluation, "create_measurements", None)
     variables = variables_of(run.state)
     compact, masked = (
         measure(with_settings(run, evaluate=way), variables) for way in ("compact", "masked")
@@ -69,17 +69,17 @@ def test_a_whole_network_is_measured_as_it_is(run, monkeypatch):
 def test_auto_removes_where_that_saves_more_than_compiling_costs(run):
     images = len(run.rows["validation"]) + len(run.rows["test"])
     # Of a network whose evaluation costs twice as much as compiling its layers.
-    worth = 2 * measuring.COMPILING / images
+    worth = 2 * compact_evaluation.COMPILING / images
     heavy = with_settings(run, evaluate="auto")._replace(macs=dict.fromkeys(run.macs, worth))
-    saved = [measuring._saved(heavy, left) for left in (0.0, 0.4, 0.6)]
-    expected = np.array([1, 0.2, -0.2]) * measuring.COMPILING * len(run.macs)
+    saved = [compact_evaluation._saved(heavy, left) for left in (0.0, 0.4, 0.6)]
+    expected = np.array([1, 0.2, -0.2]) * compact_evaluation.COMPILING * len(run.macs)
     np.testing.assert_allclose(saved, expected, rtol=1e-6)
-    assert measuring._saved(with_settings(run, evaluate="auto"), 0.0) < 0
-    assert measuring._saved(with_settings(heavy, evaluate="masked"), 0.0) == 0
+    assert compact_evaluation._saved(with_settings(run, evaluate="auto"), 0.0) < 0
+    assert compact_evaluation._saved(with_settings(heavy, evaluate="masked"), 0.0) == 0
 
 
 def test_auto_keeps_zeros_on_accelerators(run, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     heavy = with_settings(run, evaluate="auto")._replace(macs={"stem": 1e18})
-    assert measuring._saved(heavy, 0.0) == 0
-    assert measuring._saved(with_settings(heavy, evaluate="compact"), 0.0) > 0
+    assert compact_evaluation._saved(heavy, 0.0) == 0
+    assert compact_evaluation._saved(with_settings(heavy, evaluate="compact"), 0.0) > 0

@@ -15,7 +15,7 @@ from bbo.training.preemption import Poll
 from bbo.types import PyTree
 
 COMPILING = 3e9
-"""Multiply-adds in whose time the program of one more convolution is compiled, on a CPU."""
+"""What compiling the program of one more convolution is taken for on a CPU, in multiply-adds."""
 
 
 def create_measure(run: Run, found: Channels, poll: Poll) -> Callable[[PyTree], dict[str, float]]:
