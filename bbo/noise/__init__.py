@@ -18,6 +18,7 @@ from bbo.noise.dropout import (
     shakeout,
     targeted_dropout,
 )
+from bbo.noise.penalty import lq_penalty
 from bbo.noise.regulariser import Regulariser, masked, none, paused
 from bbo.noise.selection import spatial_kernels
 
@@ -29,6 +30,7 @@ __all__ = [
     "dropconnect",
     "dropout",
     "group_bridgeout",
+    "lq_penalty",
     "masked",
     "nested_dropping",
     "none",

@@ -17,6 +17,7 @@ from bbo.noise.dropout import (
     shakeout,
     targeted_dropout,
 )
+from bbo.noise.penalty import lq_penalty
 from bbo.noise.regulariser import Regulariser, none
 from bbo.noise.selection import spatial_kernels
 from bbo.settings.catalog import REGULARISERS
@@ -35,6 +36,7 @@ MAKERS: dict[str, Callable[..., Regulariser]] = {
     "targeted_dropout": targeted_dropout,
     "nested_dropping": nested_dropping,
     "shakeout": shakeout,
+    "lq_penalty": lq_penalty,
 }
 """What makes each of ``catalog.REGULARISERS`` from its settings."""
 ARGUMENTS = {
@@ -58,17 +60,18 @@ def create_regulariser(
     Args:
       config: its settings.
       rate: in place of theirs; may be traced.
-      strength: factor in [0, 1] on the rate, or on the largest share that is dropped; may be
-        traced. See ``schedule.strength_schedule``. No effect on ``removed_shares``: it is the
-        share of the steps that have noise then, see ``schedule.draw_removed``.
+      strength: factor in [0, 1] on the rate, on the penalty, or on the largest share that is
+        dropped; may be traced. See ``schedule.strength_schedule``. No effect on
+        ``removed_shares``: it is the share of the steps that have noise then, see
+        ``schedule.draw_removed``.
       prune: for nested_dropping, ``(params, share) -> params`` as it is pruned.
     """
     names = REGULARISERS[config.noise]
     given = {ARGUMENTS.get(name, name): getattr(config, name) for name in names}
     if rate is not None and "rate" in given:
         given["rate"] = rate
-    scaled = "rate" if "rate" in given else "target_fraction"
-    if scaled in given:
+    scaled = next((name for name in ("rate", "penalty", "target_fraction") if name in given), None)
+    if scaled:
         given[scaled] *= strength
     if not given.get("on", True):
         given["on"] = spatial_kernels

@@ -34,6 +34,12 @@ def unchanged(rng: Rng, x: PyTree, **options: Any) -> PyTree:
     return x
 
 
+def nothing(params: Params) -> float:
+    """No penalty."""
+    del params
+    return 0.0
+
+
 class Regulariser(NamedTuple):
     """Pure functions. Where there is no noise they give back what they are given."""
 
@@ -49,6 +55,9 @@ class Regulariser(NamedTuple):
     network: Callable[[PyTree, Array], Array] | None = None
     """``(variables, images) -> logits`` in training mode, of a network of another size that is
     trained in place of the whole one. Running statistics stay as they are."""
+
+    penalty: Callable[[Params], float | Array] = nothing
+    """``params -> `` what is added to the loss."""
 
     @property
     def perturbs_weights(self) -> bool:
@@ -156,8 +165,13 @@ def paused(regulariser: Regulariser, pause: Array) -> Regulariser:
 
         return noisy
 
-    return Regulariser(
-        unless(regulariser.weights), unless(regulariser.activations), regulariser.per_example
+    def penalty(params: Params) -> Array:
+        return jnp.where(pause, 0.0, regulariser.penalty(params))
+
+    return regulariser._replace(
+        weights=unless(regulariser.weights),
+        activations=unless(regulariser.activations),
+        penalty=nothing if regulariser.penalty is nothing else penalty,
     )
 
 

@@ -66,6 +66,30 @@ def perturb_selected(
     return trees.map_named(perturb, params, chosen)
 
 
+def selected_kernels(params: Params, where: Where) -> list[Array]:
+    """The selected leaves, each as ``[n, *window, in, out]``: n kernels, most often one.
+
+    Raises:
+      UsageError: as ``perturb_selected``.
+    """
+    leaves = trees.flatten(params)
+    if where.channels is None:
+        on = spatial_kernels if where.on is None else where.on
+        found = {
+            name for name, is_chosen in trees.flatten(trees.select(params, on)).items() if is_chosen
+        }
+        standard = {name: leaves[name][None] for name in leaves if name in found}
+    else:
+        kernels = described_kernels(params, where.channels, where.on)
+        standard = {
+            name: kernel.to_standard(described_leaf(leaves, name))
+            for name, kernel in kernels.items()
+        }
+    for name, stacked in standard.items():
+        trees.require_floating(name, stacked, "penalised")
+    return list(standard.values())
+
+
 def described_kernels(
     params: Params, channels: Channels, on: trees.Selector | None
 ) -> dict[str, Kernel]:

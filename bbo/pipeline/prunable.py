@@ -201,6 +201,7 @@ def check_selections(config: ExperimentConfig, model: nn.Module, params: Params)
     noise = create_regulariser(config.noise, prune=pruned_at(config, model))
     if noise.perturbs_weights:
         jax.eval_shape(noise.weights, jax.random.key(0), params)
+    jax.eval_shape(noise.penalty, params)
 
 
 def _check_pruning(config: ExperimentConfig, params: Params, granularity: str) -> None:

@@ -60,6 +60,7 @@ REGULARISERS: dict[str, tuple[str, ...]] = {
     "targeted_dropout": ("rate", *_TARGETED),
     "nested_dropping": ("target_fraction", "removed_shares"),
     "shakeout": ("rate", "shakeout_c", *_WEIGHTS),
+    "lq_penalty": ("penalty", "q", "draw_unit", *_WEIGHTS),
 }
 """The settings of noise that have an effect, by regulariser. Made by ``noise.configured``."""
 CLEAN_IN = ("steps", "each_step")

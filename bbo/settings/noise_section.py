@@ -14,7 +14,9 @@ class NoiseConfig:
 
     noise: str = setting("batch_bridgeout", "regulariser", one_of=REGULARISERS)
     rate: float = setting(0.3, "probability of dropping, in (0, 1)")
-    q: float = setting(1.5, "norm of the penalty that the bridgeouts and sparseout apply, > 0")
+    q: float = setting(
+        1.5, "norm of the penalty that the bridgeouts, sparseout and lq_penalty apply, > 0"
+    )
     target_fraction: float = setting(
         0.75,
         "bridgeouts, targeted_dropout: only this weakest share of the units is perturbed; "
@@ -38,12 +40,16 @@ class NoiseConfig:
         "for all layers, evenly up to target_fraction: the weaker, the more often perturbed",
     )
     draw_unit: str = setting(
-        "weight", "scale_free_bridgeout: what has a draw of its own at each step", one_of=UNITS
+        "weight",
+        "scale_free_bridgeout: what has a draw of its own at each step; lq_penalty: what the norms "
+        "are of",
+        one_of=UNITS,
     )
     activation_target_fraction: float = setting(
         1.0, "dropout, sparseout: only this weakest share of channel maps is perturbed, in (0, 1]"
     )
     shakeout_c: float = setting(0.1, "strength of shakeout's constant part, >= 0")
+    penalty: float = setting(1e-4, "lq_penalty: factor on the sum of the norms to the q, > 0")
     noise_on: str = setting(
         "", "regular expression on parameter names; empty: every spatial (not 1x1) convolution"
     )
@@ -90,6 +96,7 @@ class NoiseConfig:
             ),
             activation_target_fraction=(lambda v: 0 < v <= 1, "in (0, 1]"),
             shakeout_c=(lambda v: v >= 0, ">= 0"),
+            penalty=(lambda v: v > 0, "> 0"),
             noise_from=(lambda v: 0 <= v < 1, "in [0, 1)"),
             ramp_up=(lambda v: 0 <= v <= 1 - self.noise_from, "in [0, 1 - noise_from]"),
             ramp_down=(

@@ -17,7 +17,7 @@ from bbo.types import Array, Batch, Params, PyTree, Rng
 CLEAN = zlib.crc32(b"whether a step is clean")
 """What the key of a step is folded with to draw that."""
 METRICS = ("loss", "accuracy")
-"""What a step tells: means over its batch."""
+"""What a step tells: means over its batch; the loss with the regulariser's penalty in it."""
 EXAMPLE_AXIS = "example"
 """Name of the axis over which BatchNorm is synchronised when noise is drawn per example."""
 
@@ -210,8 +210,9 @@ def _learn_one(state: TrainState, batch: Batch, rng: Rng, recipe: Recipe) -> Lea
 
     def loss_of(params: Params) -> tuple[Array, tuple[Array, PyTree]]:
         logits, stats = _forward(params, regulariser, state, batch, rng, recipe)
+        penalty = regulariser.penalty(params)
         if not clean.distill:
-            return _loss(logits, batch, recipe), (logits, stats)
+            return _loss(logits, batch, recipe) + penalty, (logits, stats)
 
         def taught() -> Array:
             return _forward(state.params, none(), state, batch, rng, recipe)[0]
@@ -219,7 +220,7 @@ def _learn_one(state: TrainState, batch: Batch, rng: Rng, recipe: Recipe) -> Lea
         # A clean step needs no teacher, and is spared the time.
         said = jax.lax.cond(is_clean, lambda: logits, taught) if clean.share else taught()
         weight = clean.distill * (~is_clean).astype(logits.dtype)
-        return _loss(logits, batch, recipe, said=said, weight=weight), (logits, stats)
+        return _loss(logits, batch, recipe, said=said, weight=weight) + penalty, (logits, stats)
 
     (loss, (logits, stats)), slopes = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     if clean.share:
@@ -239,7 +240,8 @@ def _learn_both(state: TrainState, batch: Batch, rng: Rng, recipe: Recipe) -> Le
 
     def noisy_loss(params: Params) -> Array:
         logits, _ = _forward(params, recipe.regulariser, state, batch, rng, recipe)
-        return _loss(logits, batch, recipe, said=clean_logits, weight=clean.distill)
+        loss = _loss(logits, batch, recipe, said=clean_logits, weight=clean.distill)
+        return loss + recipe.regulariser.penalty(params)
 
     found, slopes = jax.value_and_grad(clean_loss, has_aux=True)(state.params)
     first, (clean_logits, stats) = found

@@ -108,6 +108,12 @@ METHODS = (
     {**SIZES, "clean_share": 0.65, "ramp_up": 1.0, **LIGHT, "epochs": 11},
     {**SIZES, "clean_share": 0.75, "ramp_up": 1.0, **LIGHT, "epochs": 11},
     {**SIZES, "clean_share": 0.5, **BOTH, "ascent": 0.05, **LIGHT, "epochs": 7},
+    # The penalty that the noise stands for, itself: of filters (the group lasso), then of weights.
+    {"noise": "lq_penalty", "q": 1.0, "penalty": 1e-3, "draw_unit": "filter", **LIGHT},
+    {"noise": "lq_penalty", "q": 1.0, "penalty": 4e-3, "draw_unit": "filter", **LIGHT},
+    {"noise": "lq_penalty", "q": 1.0, "penalty": 3e-5, **LIGHT},
+    # Batch Bridgeout as strong as before, with less weight decay.
+    {"noise": "batch_bridgeout", "rate": 0.15, "q": 1.0, "target_unit": "filter", **LIGHT},
 )
 
 

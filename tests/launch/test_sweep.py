@@ -26,7 +26,7 @@ SHIPPED = {
     "digits_baselines": 35,
     "cifar10_tuning": 48,
     "cifar10_study": 24,
-    "recipe_search": 52,
+    "recipe_search": 56,
     "recipe_study": 84,
     "published": 54,
     "clean": 54,
