@@ -52,6 +52,9 @@ flags.DEFINE_multi_enum(
 )
 flags.DEFINE_float("width", 1.0, "factor on the channels of all layers", **_PLACE)
 flags.DEFINE_enum("dataset", "cifar10", list(DATASETS), "whose shape the images have", **_PLACE)
+flags.DEFINE_integer(
+    "downscale", 1, "images averaged down by this factor", lower_bound=1, **_PLACE
+)
 flags.DEFINE_string(
     "data_dir", None, "of its images, if the time to load them is to be measured", **_PLACE
 )
@@ -117,7 +120,7 @@ def check(values: flags.FlagValues) -> tuple[Any, list[list[ExperimentConfig]]]:
     earlier = read_record(values["compare"].value) if values["compare"].value else None
     sizes = numbers(values, "batch_sizes")
     each = itertools.product(values["models"].value, values["dtype"].value, sizes)
-    shared = {name: values[name].value for name in ("dataset", "width")}
+    shared = {name: values[name].value for name in ("dataset", "downscale", "width")}
     if values["data_dir"].value:
         shared["data_dir"] = values["data_dir"].value
     noises = dict.fromkeys(["none", *values["noise"].value])

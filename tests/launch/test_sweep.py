@@ -28,6 +28,7 @@ SHIPPED = {
     "cifar10_study": 24,
     "recipe_search": 56,
     "recipe_study": 84,
+    "recipe_resnet": 24,
     "published": 54,
     "clean": 54,
 }
