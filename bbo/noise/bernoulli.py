@@ -34,14 +34,44 @@ def draw_bernoulli(rng: Rng, probability: float | Array, shape: tuple[int, ...])
     True
     """
     count = math.prod(shape)
-    layout = jax.config.jax_threefry_partitionable  # pyright: ignore[reportAttributeAccessIssue]
-    is_default = layout and jax.random.key_impl(rng) == "threefry2x32"
-    if not is_default or jnp.result_type(probability) != jnp.float32 or count >= 2**32:
+    if not _is_default(rng, count) or jnp.result_type(probability) != jnp.float32:
         return jax.random.bernoulli(rng, probability, (count,)).reshape(shape)
     # A uniform number is the upper bits of 32, divided by 2**23; both sides are exact in float32.
     upper = threefry_bits(rng, count) >> (32 - MANTISSA)
     kept = upper.astype(jnp.float32) < jnp.float32(probability) * 2**MANTISSA
     return kept.reshape(shape)
+
+
+def draw_bernoulli_bytes(rng: Rng, probability: float | Array, shape: tuple[int, ...]) -> Array:
+    """Four draws from each random number: of the probability ``in_bytes(probability)``.
+
+    >>> bool(draw_bernoulli_bytes(jax.random.key(0), 1.0, (2, 3)).all())
+    True
+    """
+    count = math.prod(shape)
+    words = -(-count // 4)
+    if _is_default(rng, words):
+        bits = threefry_bits(rng, words)
+    else:
+        bits = jax.random.bits(rng, (words,), jnp.uint32)
+    each = lax.bitcast_convert_type(bits, jnp.uint8).reshape(-1)[:count]
+    kept = each.astype(jnp.float32) < 256 * in_bytes(probability)
+    return kept.reshape(shape)
+
+
+def in_bytes(probability: float | Array) -> float | Array:
+    """The nearest of 0, 1/256, ..., 1.
+
+    >>> in_bytes(0.25), 256 * in_bytes(0.7)
+    (0.25, 179.0)
+    """
+    return (jnp.round if isinstance(probability, jax.Array) else round)(256 * probability) / 256
+
+
+def _is_default(rng: Rng, count: int) -> bool:
+    """Whether so many numbers of a key are what ``threefry_bits`` computes."""
+    layout = jax.config.jax_threefry_partitionable  # pyright: ignore[reportAttributeAccessIssue]
+    return layout and jax.random.key_impl(rng) == "threefry2x32" and count < 2**32
 
 
 def threefry_bits(rng: Rng, count: int) -> Array:

@@ -6,6 +6,7 @@ References: Khan & Stavness 2020 (arXiv 2009.10893), Bridgeout (arXiv 1804.08042
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -152,11 +153,15 @@ def group_bridgeout(
     )
 
 
-def sparseout(*, rate: float | Array, q: float, target_fraction: float = 1.0) -> Regulariser:
-    """``a + |a|**(q/2) xi`` on activations: an L_q penalty on them (arXiv 1904.08050)."""
-    return Regulariser(
-        activations=_on_activations(_bridgeout(q), rate=rate, target_fraction=target_fraction)
-    )
+def sparseout(
+    *, rate: float | Array, q: float, target_fraction: float = 1.0, draw_bits: int = 32
+) -> Regulariser:
+    """``a + |a|**(q/2) xi`` on activations: an L_q penalty on them (arXiv 1904.08050).
+
+    The other arguments are those of ``dropout``.
+    """
+    how: dict[str, Any] = {"rate": rate, "target_fraction": target_fraction, "bits": draw_bits}
+    return Regulariser(activations=_on_activations(_bridgeout(q), **how))
 
 
 EPSILON = 1e-12

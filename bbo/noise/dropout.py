@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -51,11 +51,19 @@ def shakeout(
     )
 
 
-def dropout(*, rate: float | Array, target_fraction: float = 1.0) -> Regulariser:
-    """``x * keep / (1 - rate)`` on activations, of the weakest channel maps only if targeted."""
-    return Regulariser(
-        activations=_on_activations(drop, rate=rate, target_fraction=target_fraction)
-    )
+def dropout(
+    *, rate: float | Array, target_fraction: float = 1.0, draw_bits: int = 32
+) -> Regulariser:
+    """``x * keep / (1 - rate)`` on activations, of the weakest channel maps only if targeted.
+
+    Args:
+      rate: probability of dropping, in (0, 1).
+      target_fraction: share of the channel maps of an example that are perturbed, in (0, 1].
+      draw_bits: random bits of a draw: 32; or 8, by which ``rate`` is the nearest multiple of 1/256
+        and a quarter of the random numbers are needed.
+    """
+    how: dict[str, Any] = {"rate": rate, "target_fraction": target_fraction, "bits": draw_bits}
+    return Regulariser(activations=_on_activations(drop, **how))
 
 
 def targeted_dropout(

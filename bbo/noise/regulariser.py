@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bbo.noise.bernoulli import draw_bernoulli
+from bbo.noise.bernoulli import draw_bernoulli, draw_bernoulli_bytes, in_bytes
 from bbo.noise.selection import Where, perturb_selected
 from bbo.noise.targeting import weakest, weakest_maps
-from bbo.settings.catalog import UNITS
+from bbo.settings.catalog import DRAW_BITS, UNITS
 from bbo.trees import wide
 from bbo.types import Array, Masks, Params, PyTree, Rng, UsageError, require, require_one_of
 
@@ -176,12 +176,21 @@ def paused(regulariser: Regulariser, pause: Array) -> Regulariser:
 
 
 def _on_activations(
-    perturb: Callable[[Array, Array], Array], *, rate: float | Array, target_fraction: float
+    perturb: Callable[[Array, Array], Array],
+    *,
+    rate: float | Array,
+    target_fraction: float,
+    bits: int,
 ) -> Callable[..., Array]:
     check_rate(rate)
+    require(bits in DRAW_BITS, "draw_bits", bits, "32 or 8")
+    if bits == 8:
+        rate = in_bytes(rate)
+        if not isinstance(rate, jax.Array):
+            require(0 < rate < 1, "rate", rate, "1/256 or more where draw_bits is 8")
 
     def one_example(key: Rng, x: Array) -> Array:
-        keep = draw_keep(key, x.shape, rate)
+        keep = draw_keep(key, x.shape, rate, bits)
         targeted = None if target_fraction == 1 else weakest_maps(x, target_fraction)
         return perturb_kept(perturb, x, keep, rate, targeted)
 
@@ -214,13 +223,15 @@ def check_rate(rate: float | Array) -> None:
         require(0 < rate < 1, "rate", rate, "in (0, 1), for instance 0.3")
 
 
-def draw_keep(rng: Rng, shape: tuple[int, ...], rate: float | Array) -> Array:
+def draw_keep(rng: Rng, shape: tuple[int, ...], rate: float | Array, bits: int = 32) -> Array:
     """A fresh keep mask, uint8 of the given shape: 1 with probability ``1 - rate``, else 0.
 
+    Of so many random ``bits`` each; of 8 where the rate is a multiple of 1/256.
     Written to memory once, by the barrier: what reads it then fuses as if there were no generator,
     and XLA's fusions on the CPU read bytes but no booleans.
     """
-    keep = draw_bernoulli(rng, 1 - rate, shape).astype(jnp.uint8)
+    draw = draw_bernoulli_bytes if bits == 8 else draw_bernoulli
+    keep = draw(rng, 1 - rate, shape).astype(jnp.uint8)
     return jax.lax.optimization_barrier(keep)
 
 

@@ -46,7 +46,7 @@ DATASETS = {
 }
 _WEIGHTS = ("noise_on",)
 _TARGETED = ("target_fraction", "target_unit", *_WEIGHTS)
-_MAPS = ("activation_target_fraction",)
+_MAPS = ("activation_target_fraction", "draw_bits")
 _WHEN = ("noise_from", "ramp_up", "ramp_down", "clean_share", "clean_in", "distill", "ascent")
 REGULARISERS: dict[str, tuple[str, ...]] = {
     "none": (),
@@ -63,6 +63,7 @@ REGULARISERS: dict[str, tuple[str, ...]] = {
     "lq_penalty": ("penalty", "q", "draw_unit", *_WEIGHTS),
 }
 """The settings of noise that have an effect, by regulariser. Made by ``noise.configured``."""
+DRAW_BITS = (32, 8)
 CLEAN_IN = ("steps", "each_step")
 UNITS = ("weight", "kernel", "filter")
 SCOPES = ("local", "layer", "global", "group")

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from bbo.settings.catalog import CLEAN_IN, REGULARISERS, UNITS, noise_settings
+from bbo.settings.catalog import CLEAN_IN, DRAW_BITS, REGULARISERS, UNITS, noise_settings
 from bbo.settings.fields import check_choices, check_pattern, check_range, setting
 from bbo.types import UsageError
 
@@ -47,6 +47,11 @@ class NoiseConfig:
     )
     activation_target_fraction: float = setting(
         1.0, "dropout, sparseout: only this weakest share of channel maps is perturbed, in (0, 1]"
+    )
+    draw_bits: int = setting(
+        32,
+        "dropout, sparseout: random bits of a draw, 32 or 8; 8 round rate to a multiple of 1/256 "
+        "and take less time",
     )
     shakeout_c: float = setting(0.1, "strength of shakeout's constant part, >= 0")
     penalty: float = setting(1e-4, "lq_penalty: factor on the sum of the norms to the q, > 0")
@@ -95,6 +100,7 @@ class NoiseConfig:
                 "increasing numbers in (0, 1), for instance 0.5,0.75; or empty",
             ),
             activation_target_fraction=(lambda v: 0 < v <= 1, "in (0, 1]"),
+            draw_bits=(lambda v: v in DRAW_BITS, "32 or 8"),
             shakeout_c=(lambda v: v >= 0, ">= 0"),
             penalty=(lambda v: v > 0, "> 0"),
             noise_from=(lambda v: 0 <= v < 1, "in [0, 1)"),
@@ -123,6 +129,11 @@ class NoiseConfig:
                 "ascent needs the gradient of the network without noise; set clean_in to "
                 "each_step and clean_share above 0, for instance to 0.5"
             )
+        if self.draw_bits == 8 and not 0 < round(256 * self.rate) < 256:
+            raise UsageError(
+                f"rate is {self.rate:g}, which draws of 8 bits round to {round(self.rate)}; set "
+                "draw_bits to 32"
+            )
         if self.noise == "bridgeout" and (self.clean_in == "each_step" or self.distill):
             raise UsageError(
                 "bridgeout draws noise by example, which no network without noise can stand "
@@ -136,8 +147,8 @@ class NoiseConfig:
 
     @property
     def effective(self) -> dict[str, Any]:
-        """The settings that have an effect: the regulariser's own, and of when if they are set."""
-        plain, own = NoiseConfig(), REGULARISERS[self.noise]
+        """The settings that have an effect: the regulariser's own; how and when, if set."""
+        plain, own = NoiseConfig(), {*REGULARISERS[self.noise]} - {"draw_bits"}
         without = "target_fraction" if self.removes else "removed_shares"
         return {
             name: getattr(self, name)

@@ -50,6 +50,7 @@ flags.DEFINE_list("steps_per_call", ["1"], "see --help of experiments.run", **_P
 flags.DEFINE_multi_enum(
     "generator", ["threefry"], ["threefry", "rbg"], "of random numbers, likewise", **_PLACE
 )
+flags.DEFINE_integer("draw_bits", 32, "of Dropout and Sparseout, 32 or 8, likewise", **_PLACE)
 flags.DEFINE_float("width", 1.0, "factor on the channels of all layers", **_PLACE)
 flags.DEFINE_enum("dataset", "cifar10", list(DATASETS), "whose shape the images have", **_PLACE)
 flags.DEFINE_integer(
@@ -120,7 +121,7 @@ def check(values: flags.FlagValues) -> tuple[Any, list[list[ExperimentConfig]]]:
     earlier = read_record(values["compare"].value) if values["compare"].value else None
     sizes = numbers(values, "batch_sizes")
     each = itertools.product(values["models"].value, values["dtype"].value, sizes)
-    shared = {name: values[name].value for name in ("dataset", "downscale", "width")}
+    shared = {name: values[name].value for name in ("dataset", "downscale", "draw_bits", "width")}
     if values["data_dir"].value:
         shared["data_dir"] = values["data_dir"].value
     noises = dict.fromkeys(["none", *values["noise"].value])
