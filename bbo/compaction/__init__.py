@@ -3,7 +3,7 @@
 from bbo.compaction.channels import Channels, Cut, Group, cut_of, find_channels
 from bbo.compaction.cost import count_macs
 from bbo.compaction.kernels import Kernel, find_kernels
-from bbo.compaction.removal import Compact, compact, dead_channels, shares_left, smaller
+from bbo.compaction.removal import Compact, compact, dead_channels, rounded, shares_left, smaller
 from bbo.compaction.report import Report
 from bbo.compaction.staying import Staying
 
@@ -21,6 +21,7 @@ __all__ = [
     "dead_channels",
     "find_channels",
     "find_kernels",
+    "rounded",
     "shares_left",
     "smaller",
 ]

@@ -162,6 +162,32 @@ def _dead(found: Channels, summed: np.ndarray) -> Cut:
     return cut_of(found.removable, dead)
 
 
+def rounded(found: Channels, cut: Cut, multiple: int) -> Cut:
+    """A part of a cut: a multiple of some number of channels is left of each group, or all of them.
+
+    Convolutions of such widths are faster on many devices.
+
+    Args:
+      found: the channels of the function.
+      cut: from ``dead_channels`` or ``cut_of``.
+      multiple: >= 1.
+
+    >>> weights = {"in": jnp.zeros((2, 9)).at[:, :3].set(1), "out": jnp.ones((9, 3))}
+    >>> function = lambda w, x: jax.nn.relu(x @ w["in"]) @ w["out"]
+    >>> found = find_channels(function, weights, jnp.ones(2))
+    >>> smaller(weights, rounded(found, dead_channels(found, weights), 4))["in"][0].tolist()
+    [1.0, 1.0, 1.0, 0.0]
+    """
+    removed = sizes_of(found, cut).removed
+    fewer = []
+    for group in found.removable:
+        units = removed[labels_of(found, group)]
+        left = -(-np.sum(~units) // multiple) * multiple
+        spared = units.sum() - max(0, units.size - left)
+        fewer.append(units & (np.cumsum(units) > spared))
+    return cut_of(found.removable, fewer)
+
+
 def shares_left(variables: PyTree, cut: Cut, macs: Mapping[str, int]) -> dict[str, float]:
     """The shares of multiply-adds, ``macs``, and of parameters, ``params``, that a cut leaves.
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 
 from bbo import compaction
-from bbo.compaction.channels import Channels
+from bbo.compaction.channels import Channels, Cut
 from bbo.models.create import kept_channels
 from bbo.pipeline.epoch_log import tell
 from bbo.pipeline.measurements import create_measurements
@@ -14,11 +14,15 @@ from bbo.training.devices import replicate
 from bbo.training.preemption import Poll
 from bbo.types import PyTree
 
-COMPILING = 3e9
+COMPILING = 5e9
 """What compiling the program of one more convolution is taken for on a CPU, in multiply-adds."""
+MULTIPLE = 8
+"""Of channels that are left: at other widths convolutions may take longer on CPUs than whole."""
 
 
-def create_measure(run: Run, found: Channels, poll: Poll) -> Callable[[PyTree], dict[str, float]]:
+def create_measure(
+    run: Run, found: Channels, dead: Callable[[PyTree], Cut], poll: Poll
+) -> Callable[[PyTree], dict[str, float]]:
     """What measures variables on the validation and the test images, see ``run.accuracy_on``.
 
     By ``--evaluate=auto`` a network is measured without its dead channels where that saves more
@@ -28,12 +32,13 @@ def create_measure(run: Run, found: Channels, poll: Poll) -> Callable[[PyTree], 
     Args:
       run: the run.
       found: the channels of its network.
+      dead: from variables to their dead channels, see ``compaction.dead_channels``.
       poll: asked before each batch.
     """
     programs: dict[frozenset, Callable] = {}
 
     def at_its_size(variables: PyTree) -> tuple[Run, PyTree]:
-        cut = compaction.dead_channels(found, variables)
+        cut = compaction.rounded(found, dead(variables), MULTIPLE)
         if not cut or _saved(run, compaction.shares_left(variables, cut, run.macs)["macs"]) <= 0:
             return run, variables
         small = compaction.smaller(variables, cut)

@@ -1,6 +1,7 @@
 """The last stage of a run: the trained network, pruned and evaluated at every intensity."""
 
 import contextlib
+import functools
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bbo import compaction, pruning, trees
-from bbo.compaction.channels import Channels
+from bbo.compaction.channels import Channels, Cut
 from bbo.files import read_lines, sealed, write_lines
 from bbo.pipeline.compact_evaluation import create_measure
 from bbo.pipeline.points import CurveTools, Point, points_of, pruning_curve, settings_at
@@ -39,15 +40,24 @@ def _recovery_rows(run: Run, limit: int) -> np.ndarray:
     return rows[order[:count]]
 
 
-def _recovery_batches(run: Run) -> list[PyTree]:
+Batches = Callable[[], list[PyTree]]
+"""Drawn when they are first asked for: most curves need none."""
+
+
+def _recovery_batches(run: Run) -> Batches:
     """Training images for recoveries and scores."""
-    chosen = _recovery_rows(run, run.config.pruning.recovery_images)
-    batches = choices(chosen, run.config.train.batch_size)
-    return [shard_batch(choice, run.mesh) for choice in batches]
+
+    @functools.cache
+    def drawn() -> list[PyTree]:
+        chosen = _recovery_rows(run, run.config.pruning.recovery_images)
+        batches = choices(chosen, run.config.train.batch_size)
+        return [shard_batch(choice, run.mesh) for choice in batches]
+
+    return drawn
 
 
 def _curve_scores(
-    run: Run, variables: PyTree, batches: list[PyTree], poll: Poll
+    run: Run, variables: PyTree, batches: Batches, poll: Poll
 ) -> Callable[[str], dict[str, Array]]:
     """``granularity -> scores``; those of the criterion taylor are means over the batches."""
     config = run.config.pruning
@@ -68,11 +78,11 @@ def _curve_scores(
         if config.criterion != "taylor":
             return score(params, None, rng)
         total = None
-        for batch in polled(batches, poll):
+        for batch in polled(batches(), poll):
             gradients = run.programs.gradients(variables, run.images["train"], batch)
             part = score(params, gradients, rng)
             total = part if total is None else jax.tree.map(jnp.add, total, part)
-        return jax.tree.map(lambda x: x / len(batches), total)
+        return jax.tree.map(lambda x: x / len(batches()), total)
 
     return scores
 
@@ -127,19 +137,23 @@ def _known(
     }
 
 
-def recovery_context(run: Run, batches: list[PyTree], poll: Poll) -> Context:
+def recovery_context(run: Run, batches: Batches, poll: Poll) -> Context:
     """What the recoveries of a run look at; ``poll`` is asked before each batch of images."""
     augmented = run.images["train"]._replace(rng=replicate(run.rngs["recovery"], run.mesh))
-    limit = min(run.config.pruning.recovery_images, LAYERWISE_IMAGES)
-    rows = _recovery_rows(run, limit)
-    (large_batch,) = (shard_batch(choice, run.mesh) for choice in choices(rows, len(rows)))
+
+    @functools.cache
+    def large_batch() -> PyTree:
+        limit = min(run.config.pruning.recovery_images, LAYERWISE_IMAGES)
+        rows = _recovery_rows(run, limit)
+        (batch,) = (shard_batch(choice, run.mesh) for choice in choices(rows, len(rows)))
+        return batch
 
     def layer_by_layer(mend: Callable[..., PyTree], dense: PyTree, pruned: PyTree) -> PyTree:
         poll()
-        return run.programs.mend(mend, dense, pruned, augmented, large_batch)
+        return run.programs.mend(mend, dense, pruned, augmented, large_batch())
 
     return Context(
-        batches=lambda: polled(batches, poll),
+        batches=lambda: polled(batches(), poll),
         moments=lambda variables, batch: run.programs.moments(variables, augmented, batch),
         layer_by_layer=layer_by_layer,
     )
@@ -166,9 +180,10 @@ def curve_tools(run: Run, variables: PyTree, poll: Poll) -> CurveTools:
         how: dict[str, Any] = {"granularity": granularity, "channels": channels}
         return pruner_of(run.config, params, scored, **how)
 
+    dead = _remembering_the_last(functools.partial(compaction.dead_channels, found))
+
     def compact(pruned: PyTree) -> dict[str, float]:
-        cut = compaction.dead_channels(found, pruned)
-        return {"macs_compact": compaction.shares_left(pruned, cut, run.macs)["macs"]}
+        return {"macs_compact": compaction.shares_left(pruned, dead(pruned), run.macs)["macs"]}
 
     def mend(recovery: str, pruned: PyTree) -> PyTree:
         # Of a network of NaN the measured numbers may be finite all the same.
@@ -177,10 +192,22 @@ def curve_tools(run: Run, variables: PyTree, poll: Poll) -> CurveTools:
     return CurveTools(
         prepare=prepare,
         mend=mend,
-        evaluate=create_measure(run, found, poll),
+        evaluate=create_measure(run, found, dead, poll),
         macs=run.macs,
         compact=compact,
     )
+
+
+def _remembering_the_last(function: Callable[[PyTree], Cut]) -> Callable[[PyTree], Cut]:
+    """The same function, which asked again for the very same object does nothing again."""
+    last: list[Any] = [None, None]
+
+    def remembered(variables: PyTree) -> Cut:
+        if last[0] is not variables:
+            last[:] = variables, function(variables)
+        return last[1]
+
+    return remembered
 
 
 def _zero_units(

@@ -11,7 +11,6 @@ SHOWN = 3
 """How many arrays a message names."""
 
 
-@jax.jit
 def all_finite(tree: PyTree) -> Array:
     """Whether no number in a tree is NaN or infinite: a bool [].
 
@@ -21,8 +20,13 @@ def all_finite(tree: PyTree) -> Array:
     >>> bool(all_finite({"w": jnp.ones(3)})), bool(all_finite({"w": jnp.full(3, jnp.inf)}))
     (True, False)
     """
-    leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
-    return jnp.all(jnp.asarray([True, *leaves]))
+    return _all_finite(jax.tree.leaves(tree))
+
+
+@jax.jit
+def _all_finite(leaves: list[Array]) -> Array:
+    """Of arrays without their names: one program for all trees of the same arrays."""
+    return jnp.all(jnp.asarray([True, *(jnp.all(jnp.isfinite(leaf)) for leaf in leaves)]))
 
 
 def not_finite(tree: PyTree) -> str:

@@ -36,7 +36,7 @@ def mended(run, dense, pruned, name):
 
 def test_recovery_batches_are_full_and_hold_no_held_out_image(pruned_run):
     run, _, _ = pruned_run
-    batches = _recovery_batches(run)
+    batches = _recovery_batches(run)()
     rows = np.concatenate([batch["row"] for batch in batches])
     assert [len(batch["row"]) for batch in batches] == [64] * 4  # of 300
     assert len(set(rows)) == 256 and set(rows) <= set(run.rows["train"])
