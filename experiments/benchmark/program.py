@@ -53,9 +53,7 @@ flags.DEFINE_multi_enum(
 flags.DEFINE_integer("draw_bits", 32, "of Dropout and Sparseout, 32 or 8, likewise", **_PLACE)
 flags.DEFINE_float("width", 1.0, "factor on the channels of all layers", **_PLACE)
 flags.DEFINE_enum("dataset", "cifar10", list(DATASETS), "whose shape the images have", **_PLACE)
-flags.DEFINE_integer(
-    "downscale", 1, "images averaged down by this factor", lower_bound=1, **_PLACE
-)
+flags.DEFINE_integer("downscale", 1, "images averaged down by this factor", lower_bound=1, **_PLACE)
 flags.DEFINE_string(
     "data_dir", None, "of its images, if the time to load them is to be measured", **_PLACE
 )
