@@ -24,6 +24,8 @@ def changed_value(field: dataclasses.Field) -> Any:
     default, metadata = field.default, field.metadata
     if field.name == "model":
         return "wrn16_4"
+    if field.name == "draw_bits":
+        return 8
     if field.name == "select":
         return "last"
     if field.name in ("granularity", "recovery"):  # one alone is what prune_iterations allows
