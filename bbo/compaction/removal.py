@@ -25,7 +25,7 @@ from bbo.compaction.report import Report, report_of
 from bbo.compaction.sizes import sizes_of
 from bbo.compaction.tracing.flow.positions import Choices
 from bbo.compaction.tracing.updates import Updates
-from bbo.types import Array, PyTree, UsageError
+from bbo.types import Array, PyTree, UsageError, require
 
 
 class Compact(NamedTuple):
@@ -165,12 +165,15 @@ def _dead(found: Channels, summed: np.ndarray) -> Cut:
 def rounded(found: Channels, cut: Cut, multiple: int) -> Cut:
     """A part of a cut: a multiple of some number of channels is left of each group, or all of them.
 
-    Convolutions of such widths are faster on many devices.
+    Convolutions of such widths may be faster.
 
     Args:
       found: the channels of the function.
       cut: from ``dead_channels`` or ``cut_of``.
       multiple: >= 1.
+
+    Raises:
+      UsageError: the multiple is out of range; or see ``cut_of``.
 
     >>> weights = {"in": jnp.zeros((2, 9)).at[:, :3].set(1), "out": jnp.ones((9, 3))}
     >>> function = lambda w, x: jax.nn.relu(x @ w["in"]) @ w["out"]
@@ -178,6 +181,7 @@ def rounded(found: Channels, cut: Cut, multiple: int) -> Cut:
     >>> smaller(weights, rounded(found, dead_channels(found, weights), 4))["in"][0].tolist()
     [1.0, 1.0, 1.0, 0.0]
     """
+    require(multiple >= 1, "multiple", multiple, ">= 1")
     removed = sizes_of(found, cut).removed
     fewer = []
     for group in found.removable:

@@ -2,7 +2,7 @@
 
 import math
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -49,21 +49,16 @@ def perturb_selected(
       UsageError: no parameter matches, or one without floating-point numbers; or the description is
         of other parameters.
     """
-    kernels: Mapping[str, Kernel] = {}
-    if where.channels is None:
-        chosen = trees.select(params, spatial_kernels if where.on is None else where.on)
-    else:
-        kernels = described_kernels(params, where.channels, where.on)
-        chosen = trees.map_named(lambda name, _: name in kernels, params)
+    chosen = _chosen(params, where)
 
-    def perturb(name: str, leaf: Array, is_chosen: bool) -> Array:
-        if not is_chosen:
+    def perturb(name: str, leaf: Array) -> Array:
+        if name not in chosen:
             return leaf
         trees.require_floating(name, leaf, "perturbed")
         key = jax.random.fold_in(rng, zlib.crc32(name.encode()))
-        return _standard(kernels.get(name), transform)(key, leaf)
+        return _standard(chosen[name], transform)(key, leaf)
 
-    return trees.map_named(perturb, params, chosen)
+    return trees.map_named(perturb, params)
 
 
 def selected_kernels(params: Params, where: Where) -> list[Array]:
@@ -72,22 +67,20 @@ def selected_kernels(params: Params, where: Where) -> list[Array]:
     Raises:
       UsageError: as ``perturb_selected``.
     """
-    leaves = trees.flatten(params)
-    if where.channels is None:
-        on = spatial_kernels if where.on is None else where.on
-        found = {
-            name for name, is_chosen in trees.flatten(trees.select(params, on)).items() if is_chosen
-        }
-        standard = {name: leaves[name][None] for name in leaves if name in found}
-    else:
-        kernels = described_kernels(params, where.channels, where.on)
-        standard = {
-            name: kernel.to_standard(described_leaf(leaves, name))
-            for name, kernel in kernels.items()
-        }
-    for name, stacked in standard.items():
-        trees.require_floating(name, stacked, "penalised")
-    return list(standard.values())
+    leaves, found = trees.flatten(params), []
+    for name, kernel in _chosen(params, where).items():
+        leaf = described_leaf(leaves, name)
+        trees.require_floating(name, leaf, "penalised")
+        found.append(leaf[None] if kernel is None else kernel.to_standard(leaf))
+    return found
+
+
+def _chosen(params: Params, where: Where) -> dict[str, Kernel | None]:
+    """The names of the selected leaves, with their layouts where those are described."""
+    if where.channels is not None:
+        return {**described_kernels(params, where.channels, where.on)}
+    on = spatial_kernels if where.on is None else where.on
+    return {name: None for name, is_on in trees.flatten(trees.select(params, on)).items() if is_on}
 
 
 def described_kernels(

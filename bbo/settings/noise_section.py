@@ -129,7 +129,8 @@ class NoiseConfig:
                 "ascent needs the gradient of the network without noise; set clean_in to "
                 "each_step and clean_share above 0, for instance to 0.5"
             )
-        if self.draw_bits == 8 and not 0 < round(256 * self.rate) < 256:
+        draws_bytes = self.draw_bits == 8 and "draw_bits" in REGULARISERS[self.noise]
+        if draws_bytes and not 0 < round(256 * self.rate) < 256:
             raise UsageError(
                 f"rate is {self.rate:g}, which draws of 8 bits round to {round(self.rate)}; set "
                 "draw_bits to 32"

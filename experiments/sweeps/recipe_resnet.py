@@ -4,7 +4,7 @@
   python -m launch.local experiments/sweeps/recipe_resnet.py runs/recipe_resnet --parallel=2
 
 The methods and settings of experiments/sweeps/recipe_study.py: nothing was searched here. The first
-four of one seed before the next. Made for a GPU: an epoch of two runs takes two cores ten minutes.
+four of one seed before the next. Made for a GPU.
 """
 
 import os

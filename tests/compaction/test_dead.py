@@ -6,6 +6,7 @@ import pytest
 from jax import lax
 
 from bbo import compaction
+from bbo.types import UsageError
 
 UP = jnp.ones((2, 3, 4)).at[:, :, 1].set(0.0)
 WEIGHTS = {"up": UP, "down": jnp.ones((2, 4, 3))}
@@ -99,3 +100,17 @@ def test_what_stands_for_places_out_of_range(value, cut):
 
     small = compaction.compact(function, WEIGHTS, X)
     assert small.cut.get(("up", 2), jnp.array([])).tolist() == cut
+
+
+@pytest.mark.parametrize(("multiple", "left"), [(1, 3), (2, 4), (4, 4), (8, 8), (9, 9), (16, 9)])
+def test_a_cut_is_rounded_to_a_multiple_that_is_left(multiple, left):
+    weights = {"in": jnp.ones((2, 9)).at[:, 2:8].set(0), "out": jnp.ones((9, 3))}
+    found = compaction.find_channels(
+        lambda w, x: jax.nn.relu(x @ w["in"]) @ w["out"], weights, jnp.ones(2)
+    )
+    dead = compaction.dead_channels(found, weights)
+    small = compaction.smaller(weights, compaction.rounded(found, dead, multiple))
+    assert small["in"].shape == (2, left) and small["out"].shape == (left, 3)
+    assert small["in"][0].sum() == 3  # what is alive stays
+    with pytest.raises(UsageError, match="multiple is 0; it must be >= 1"):
+        compaction.rounded(found, dead, 0)
