@@ -15,6 +15,9 @@ from bbo.settings.config import ExperimentConfig
 COLOURS = ("tab:gray", "tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple")
 """Of the recoveries, in their order; from the first again where they are more."""
 
+SHORTFALL = 0.05
+"""A share of the units; what falls short by no more is not told."""
+
 
 def write_curve(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
     """Writes one line per row, whole or not at all."""
@@ -40,7 +43,7 @@ def percent(share: float) -> str:
 def curve_table(curve: pd.DataFrame) -> str:
     """Test accuracy in per cent: a line per sparsity, a column per granularity and recovery.
 
-    A point that failed is a dash, and below the table is said why.
+    A point that failed is a dash, and below the table is said why, and where less was removed.
     """
     shown = curve.assign(accuracy=100 * curve["test_top1"])
     by = ["sparsity", "granularity", "recovery"]
@@ -50,7 +53,7 @@ def curve_table(curve: pd.DataFrame) -> str:
     # Only now, as shares that are nearly equal have one text.
     table.index = table.index.map(percent).rename(None)
     text = table.to_string(float_format="{:.1f}".format, na_rep="-")  # pyright: ignore
-    return "\n".join([text, *(f"- {failure}" for failure in failures(curve))])
+    return "\n".join([text, *(f"- {line}" for line in [*failures(curve), *shortfalls(curve)])])
 
 
 def failures(curve: pd.DataFrame) -> list[str]:
@@ -62,6 +65,26 @@ def failures(curve: pd.DataFrame) -> list[str]:
         f"{granularity}s, {percent(sparsity)}, {recovery_text(recovery)}: {error}"
         for granularity, sparsity, recovery, error in curve[columns].to_numpy()
         if isinstance(error, str) and error  # an empty one is read as NaN
+    ]
+
+
+def shortfalls(curve: pd.DataFrame) -> list[str]:
+    """Where less was removed than asked for, a line each: ``filters, 50 %: 7.1 % were removed ..``.
+
+    Units of equal scores stay together, such as filters that training made zero, see
+    ``pruning.ranks``; and numbers are rounded down in each layer. See ``SHORTFALL``.
+
+    Args:
+      curve: of one network, or of several that differ in their seed: means are told.
+    """
+    if "achieved_sparsity" not in curve:
+        return []
+    removed = curve.groupby(["granularity", "sparsity"], sort=False)["achieved_sparsity"].mean()
+    why = "(ties stay, and each layer rounds down)"
+    return [
+        f"{granularity}s, {percent(asked)}: {100 * share:.1f} % were removed {why}"
+        for (granularity, asked), share in removed.items()
+        if asked - share > SHORTFALL
     ]
 
 

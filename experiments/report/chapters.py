@@ -17,6 +17,7 @@ CHOSEN_AFTERWARDS = (
     "narrow. All classes are in classes.csv."
 )
 BEST = "At each sparsity the recovery whose mean accuracy on validation images is highest."
+SHORT = "Here, and in all tables, a column is the share that was asked for. Less was removed of:"
 SOME_PAIRS = 10
 """Of methods; so many have their differences shown where each has its best recovery."""
 
@@ -64,6 +65,8 @@ def chapter(groups: Sequence[Method], found: Mapping[str, pd.DataFrame]) -> str:
         if granularity == "filter" and len(of_classes):
             parts += [WORST_CLASSES, tables.class_table(of_classes), CHOSEN_AFTERWARDS]
         parts += [f"### Test accuracy (%): {removed}", tables.accuracy_table(of_curves)]
+        if short := tables.shortfall_lines(groups, granularity):
+            parts += [SHORT, "\n".join(f"* {line}" for line in short)]
         if len(of_differences):
             parts += [
                 f"### Differences of test accuracy, in points [95 % interval] (pairs): {removed}",

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from bbo.pipeline.curve_file import failures, percent, recovery_text
+from bbo.pipeline.curve_file import failures, percent, recovery_text, shortfalls
 from experiments.report import methods
 from experiments.report.finished_runs import Method
 from experiments.report.statistics import MARGINS, rows_of, split, where
@@ -186,6 +186,17 @@ def failure_lines(groups: Sequence[Method]) -> list[str]:
         for group in groups
         for run in group.runs
         for failure in failures(run.curve)
+    ]
+
+
+def shortfall_lines(groups: Sequence[Method], granularity: str) -> list[str]:
+    """Where less was removed of the networks of a method than asked for, see ``shortfalls``."""
+    return [
+        f"{group.method}, {line}"
+        for group in groups
+        for line in shortfalls(
+            where(pd.concat([run.curve for run in group.runs]), granularity=granularity)
+        )
     ]
 
 

@@ -13,6 +13,7 @@ from bbo.pipeline.curve_file import (
     failures,
     plot_curve,
     read_curve,
+    shortfalls,
     write_curve,
 )
 from bbo.pipeline.experiment import _finish
@@ -52,6 +53,17 @@ def test_table_by_hand():
         ["0", "%", "98.8", "99.0", "98.8", "99.0"],
         ["25", "%", "50.0", "75.0", "90.0", "100.0"],
     ]
+
+
+def test_what_equal_scores_left_is_told():
+    rows = [row | {"achieved_sparsity": 0.07 if row["sparsity"] else 0.0} for row in ROWS[:4]]
+    expected = ["filters, 25 %: 7.0 % were removed (ties stay, and each layer rounds down)"]
+    assert shortfalls(pd.DataFrame(rows)) == expected
+    assert curve_table(pd.DataFrame(rows)).splitlines()[-1] == f"- {expected[0]}"
+    seeds = [*rows, *ROWS[2:4]]
+    assert "16.0 % were removed" in shortfalls(pd.DataFrame(seeds))[0]
+    assert shortfalls(pd.DataFrame([row | {"achieved_sparsity": 0.21} for row in ROWS[2:4]])) == []
+    assert shortfalls(pd.DataFrame(ROWS)) == []
 
 
 def test_a_point_that_failed_is_a_dash_and_told():
