@@ -23,7 +23,7 @@ class Row(NamedTuple):
     """How many were to be removed."""
     removed: int
     reason: str
-    """Why fewer than asked were removed, or none."""
+    """Why fewer than asked were removed, or none; or that layers chose apart."""
 
 
 class Report(NamedTuple):
@@ -52,20 +52,25 @@ class Report(NamedTuple):
         return "\n".join([*(line.rstrip() for line in lines), end])
 
 
-def rows_of(described: Described, counts: Mapping[str, int], cut: Cut) -> list[Row]:
+def rows_of(
+    described: Described, counts: Mapping[str, int], cut: Cut, layers: Mapping[str, int]
+) -> list[Row]:
     """A line for each group.
 
     Args:
       described: the groups.
       counts: how many channels of each were to go.
       cut: what went.
+      layers: how many choose apart, of groups whose layers are stacked, see ``layers.Sorted``.
     """
     rows = []
     for name, own in described.units.items():
         member, positions = next(iter(own.kernels.items()))
         removed = int(np.isin(positions, cut.get(member, ())).all(axis=1).sum())
         fewer = removed < counts[name]
-        reason = "equal scores stay, or recovery has revived some" if fewer else ""
+        reasons = ["equal scores stay, or recovery has revived some"] if fewer else []
+        reasons += [f"in each of {layers[name]} layers, its own"] if name in layers else []
+        reason = "; ".join(reasons)
         rows.append(Row(name, own.size, counts[name], removed, reason))
     whole = described.staying.items()
     return rows + [Row(name, of.size, 0, 0, of.reason) for name, of in whole]

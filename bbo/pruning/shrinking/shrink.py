@@ -11,6 +11,7 @@ from bbo.compaction.channels import Channels, Cut, find_channels
 from bbo.compaction.cost import macs_left
 from bbo.compaction.removal import compact, dead_channels, smaller
 from bbo.pruning.criteria import Criterion
+from bbo.pruning.layers import Sorted, sort_layers
 from bbo.pruning.pruner import prepare_channels
 from bbo.pruning.shrinking.arguments import check_mended, check_network
 from bbo.pruning.shrinking.goal import Limits, goal_of, not_ignored, reached
@@ -30,10 +31,11 @@ class Shrunk(NamedTuple):
     variables: PyTree
     report: Report
     masked: PyTree
-    """The variables of the pruned and mended network before removal, as large as they were."""
+    """The variables of the pruned and mended network before removal, as large as they were; where
+    layers of a scan choose apart (the report says so) their channels have another order."""
     cut: Cut
     """What was removed of them; ``compact(train, masked, ..., removed=cut)`` does the same to
-    another function of these variables."""
+    another function of these variables, see ``masked``."""
 
 
 def shrink(  # noqa: PLR0913 (how far, by what, of which, and what is done about it)
@@ -57,6 +59,9 @@ def shrink(  # noqa: PLR0913 (how far, by what, of which, and what is done about
     Channels are found in the program, whatever its modules, names and layouts: what puts one out,
     what reads it, and what dies with it. They are scored, the lowest are set to zero, the network
     is mended, and what is dead is removed. The small network is compared with the masked one.
+
+    Layers that are stacked for a ``scan`` lose as many channels each, every layer its own: they are
+    sorted first, see ``layers.sort_layers``, unless the scores are given.
 
     Args:
       function: any function that jax can trace, in evaluation mode.
@@ -102,6 +107,11 @@ def shrink(  # noqa: PLR0913 (how far, by what, of which, and what is done about
     require(isinstance(round_to, int) and round_to >= 1, "round_to", round_to, "1 or more")
     found = find_channels(function, variables, *inputs, **kwargs)
     described = not_ignored(describe(found, on), [ignore] if isinstance(ignore, str) else ignore)
+    apart = Sorted(variables, {})
+    if not isinstance(criterion, Mapping):
+        same = {"found": found, "units": described.units, "criterion": criterion}
+        apart = sort_layers(function, variables, *inputs, **same, **kwargs)
+        variables = apart.variables
     scored, described = scored_by(criterion, variables, described)
     pruner = prepare_channels(variables, described.units, scored)
 
@@ -117,7 +127,8 @@ def shrink(  # noqa: PLR0913 (how far, by what, of which, and what is done about
     small = compact(function, mended, *inputs, removed=cut, **kwargs)
     pair = ((function, mended), (small.function, small.variables))
     off = difference(*pair, inputs, kwargs)
-    report = Report(rows_of(described, counts, cut), **left_of(found, mended, cut), difference=off)
+    rows = rows_of(described, counts, cut, apart.layers)
+    report = Report(rows, **left_of(found, mended, cut), difference=off)
     return Shrunk(small.function, small.variables, report, mended, cut)
 
 
