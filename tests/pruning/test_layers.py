@@ -1,6 +1,7 @@
 """Layers stacked for a scan: each loses its own weakest channels."""
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -84,6 +85,14 @@ def test_an_order_that_matters_stays(function):
     found = find_channels(function, weights(), X)
     units = describe(found).units
     assert sort_layers(function, weights(), X, found=found, units=units).layers == {}
+
+
+def test_shapes_will_do_but_not_symbols():
+    for size, layers in {5: {"up": LAYERS}, jax.export.symbolic_shape("n")[0]: {}}.items():
+        example = jax.ShapeDtypeStruct((size, WIDTH), jnp.float32)
+        found = find_channels(PLAIN, weights(), example)
+        units = describe(found).units
+        assert sort_layers(PLAIN, weights(), example, found=found, units=units).layers == layers
 
 
 def test_the_same_network_in_another_order():
