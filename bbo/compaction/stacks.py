@@ -5,7 +5,7 @@ nothing outside of the loop knows the places, so that each layer's channels may 
 order, and the function stays.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -14,7 +14,7 @@ import numpy as np
 
 from bbo import trees
 from bbo.compaction.channels import Channels, Group
-from bbo.compaction.tracing.arrays import Program, Step
+from bbo.compaction.tracing.arrays import Program, all_steps
 from bbo.types import Array, PyTree
 
 
@@ -41,7 +41,7 @@ def stacks_in(found: Channels) -> list[Stack]:
             for ref in scan.operands[sum(scan.scanned) :]
             if ref < len(traced.names)
         }
-        outside = set(range(len(traced.arrays.nodes))) - set(_arrays_in(scan.inner[0]))
+        outside = set(range(len(traced.arrays.nodes))) - _arrays_in(scan.inner[0])
         for group in found.removable:
             names = {found.part + name for name, _ in group.members}
             if group.size > 1 and names <= sliced and _homes(found, group, outside) == names:
@@ -49,18 +49,12 @@ def stacks_in(found: Channels) -> list[Stack]:
     return stacks
 
 
-def _arrays_in(program: Program) -> Iterator[int]:
-    yield from program.inputs
-    yield from program.outputs
-    for step in program.steps:
-        yield from _arrays_of(step)
-
-
-def _arrays_of(step: Step) -> Iterator[int]:
-    yield from step.operands
-    yield from step.results
-    for inner in step.inner:
-        yield from _arrays_in(inner)
+def _arrays_in(program: Program) -> set[int]:
+    """All that is read or written in a program and in those within it."""
+    steps = list(all_steps(program))
+    programs = [program, *(inner for step in steps for inner in step.inner)]
+    around = (ref for one in programs for ref in (*one.inputs, *one.outputs))
+    return {*around, *(ref for step in steps for ref in (*step.operands, *step.results))}
 
 
 def _homes(found: Channels, group: Group, outside: set[int]) -> set[str]:
@@ -83,7 +77,9 @@ def layer_of(stack: Stack, leaves: Mapping[str, Array], number: int) -> dict[str
     return {name: leaf[number] if name in own else leaf for name, leaf in leaves.items()}
 
 
-def reordered(stack: Stack, variables: PyTree, order: Array, *, writers_only: bool = False):
+def reordered(
+    stack: Stack, variables: PyTree, order: Array, *, writers_only: bool = False
+) -> PyTree:
     """The variables with the channels of each layer in another order.
 
     Args:

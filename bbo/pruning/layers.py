@@ -19,9 +19,12 @@ from bbo.pruning.criteria import Criterion
 from bbo.pruning.units import Units, channel_scores
 from bbo.types import Array, PyTree
 
-TOLERANCE = 1e-3
-"""Two results are the same if they differ by no more, relative to the largest number."""
+TOLERANCE = 1000
+"""Two results are the same if they differ by no more, in roundings of the largest number."""
+TELLING = 10 * TOLERANCE
+"""And surely not the same if they differ by more."""
 SEED = 0
+"""Of the numbers and the order by which it is tried."""
 
 
 class Sorted(NamedTuple):
@@ -35,11 +38,12 @@ class Sorted(NamedTuple):
 def sort_layers(
     function: Callable[..., PyTree],
     variables: PyTree,
-    *inputs: PyTree,
+    inputs: Sequence[PyTree],
+    kwargs: Mapping[str, Any],
+    *,
     found: Channels,
     units: Mapping[str, Units],
     criterion: str | Criterion = "l2",
-    **kwargs: Any,
 ) -> Sorted:
     """The same network, the channels of each scanned layer sorted, the most important first.
 
@@ -49,11 +53,11 @@ def sort_layers(
     Args:
       function: any function that jax can trace.
       variables: all its arrays, concrete.
-      *inputs: examples; ``jax.ShapeDtypeStruct`` will do.
+      inputs: examples; ``jax.ShapeDtypeStruct`` will do.
+      kwargs: of the function.
       found: its channels, from ``compaction.find_channels``.
       units: those that are to be pruned, from ``units.describe``.
       criterion: see ``pruning.channel_scores``.
-      **kwargs: of ``function``.
     """
     layers = {}
     stacks = stacks_in(found)
@@ -113,7 +117,7 @@ def _alike(
         expected = run(other)
         same = _difference(expected, run(reordered(stack, other, order)))
         wrong = _difference(expected, run(reordered(stack, other, order, writers_only=True)))
-    return same <= TOLERANCE < wrong
+    return same <= TOLERANCE and wrong > TELLING
 
 
 def _has_example(x: Any) -> bool:
@@ -140,10 +144,11 @@ def _varied(w: Any, rng: np.random.Generator) -> Any:
 
 
 def _difference(one: PyTree, other: PyTree) -> float:
-    """The largest, relative to the largest number of each array; infinite if one is not finite."""
+    """The largest, in roundings of the largest number of its array; infinite if not finite."""
     worst = 0.0
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         if jnp.issubdtype(a.dtype, jnp.inexact) and a.size:
             off, scale = float(jnp.max(jnp.abs(a - b))), float(jnp.max(jnp.abs(a)))
-            worst = max(worst, off / scale if scale > 0 and np.isfinite(off) else np.inf)
+            rounding = scale * float(jnp.finfo(a.dtype).eps)
+            worst = max(worst, off / rounding if scale > 0 and np.isfinite(off) else np.inf)
     return worst

@@ -63,6 +63,14 @@ def test_each_layer_loses_its_own():
     assert "in each of 3 layers, its own" in str(small.report)
 
 
+def test_keywords_are_those_of_the_function():
+    def function(w, x, *, units, found):
+        return PLAIN(w, x) * units + found
+
+    small = bbo.shrink(function, weights(), X, keep=0.5, units=2.0, found=1.0)
+    assert "its own" in str(small.report)
+
+
 def test_scores_that_are_given_are_of_places_in_all_layers():
     small = bbo.shrink(PLAIN, weights(), X, keep=0.5, criterion={"up": jnp.arange(8.0)})
     np.testing.assert_array_equal(small.variables["up"], weights()["up"][:, :, 4:])
@@ -84,7 +92,7 @@ def test_scores_that_are_given_are_of_places_in_all_layers():
 def test_an_order_that_matters_stays(function):
     found = find_channels(function, weights(), X)
     units = describe(found).units
-    assert sort_layers(function, weights(), X, found=found, units=units).layers == {}
+    assert sort_layers(function, weights(), (X,), {}, found=found, units=units).layers == {}
 
 
 def test_shapes_will_do_but_not_symbols():
@@ -92,7 +100,9 @@ def test_shapes_will_do_but_not_symbols():
         example = jax.ShapeDtypeStruct((size, WIDTH), jnp.float32)
         found = find_channels(PLAIN, weights(), example)
         units = describe(found).units
-        assert sort_layers(PLAIN, weights(), example, found=found, units=units).layers == layers
+        assert (
+            sort_layers(PLAIN, weights(), (example,), {}, found=found, units=units).layers == layers
+        )
 
 
 def test_the_same_network_in_another_order():

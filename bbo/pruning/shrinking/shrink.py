@@ -110,7 +110,7 @@ def shrink(  # noqa: PLR0913 (how far, by what, of which, and what is done about
     apart = Sorted(variables, {})
     if not isinstance(criterion, Mapping):
         same = {"found": found, "units": described.units, "criterion": criterion}
-        apart = sort_layers(function, variables, *inputs, **same, **kwargs)
+        apart = sort_layers(function, variables, inputs, kwargs, **same)
         variables = apart.variables
     scored, described = scored_by(criterion, variables, described)
     pruner = prepare_channels(variables, described.units, scored)
