@@ -79,11 +79,12 @@ def shortfalls(curve: pd.DataFrame) -> list[str]:
     """
     if "achieved_sparsity" not in curve:
         return []
-    removed = curve.groupby(["granularity", "sparsity"], sort=False)["achieved_sparsity"].mean()
+    shares = curve.groupby(["granularity", "sparsity"], sort=False)["achieved_sparsity"]
+    removed = pd.DataFrame({"share": shares.mean()}).reset_index()
     why = "(ties stay, and each layer rounds down)"
     return [
         f"{granularity}s, {percent(asked)}: {100 * share:.1f} % were removed {why}"
-        for (granularity, asked), share in removed.items()
+        for granularity, asked, share in removed.to_numpy()
         if asked - share > SHORTFALL
     ]
 
